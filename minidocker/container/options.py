@@ -1,0 +1,144 @@
+"""What the user asked of `run` and `create`: docker's options as values, before the image has had its say.
+
+The command line and the Python API both fill a `RunOptions`; `minidocker.engine.create` makes a `Spec` of it.
+"""
+
+import re
+import signal
+from typing import NamedTuple
+
+from minidocker.container.spec import Mount, Port
+from minidocker.errors import InvalidArgument
+
+
+class RunOptions(NamedTuple):
+    """The options of `run`, named and meant as docker's.
+
+    `entrypoint` None leaves the image's, an empty tuple clears it. `env` holds `NAME=value` (the caller has resolved
+    bare names against its own environment). `mounts` come from `parse_volume` and `parse_tmpfs`. `memory` is in bytes.
+    """
+
+    command: tuple[str, ...] = ()
+    name: str = ""
+    entrypoint: tuple[str, ...] | None = None
+    env: tuple[str, ...] = ()
+    workdir: str = ""
+    user: str = ""
+    hostname: str = ""
+    labels: tuple[tuple[str, str], ...] = ()
+    terminal: bool = False
+    interactive: bool = False
+    detach: bool = False
+    remove: bool = False
+    read_only: bool = False
+    mounts: tuple[Mount, ...] = ()
+    ports: tuple[Port, ...] = ()
+    publish_all: bool = False
+    expose: tuple[str, ...] = ()
+    network: str = "bridge"
+    extra_hosts: tuple[str, ...] = ()
+    memory: int = 0
+    cpus: float = 0.0
+    pids_limit: int = 0
+    privileged: bool = False
+    cap_add: tuple[str, ...] = ()
+    cap_drop: tuple[str, ...] = ()
+    no_new_privileges: bool = False
+    init: bool = False
+    stop_signal: str = ""
+    platform: str = ""
+
+
+class ExecOptions(NamedTuple):
+    """The options of `exec`, named and meant as docker's."""
+
+    command: tuple[str, ...]
+    env: tuple[str, ...] = ()
+    user: str = ""
+    workdir: str = ""
+    terminal: bool = False
+    interactive: bool = False
+    detach: bool = False
+    privileged: bool = False
+
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([bkmgtp]?)(?:i?b)?", re.IGNORECASE)
+_VOLUME_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
+# More memory than there is means no limit to the kernel; less than this cannot hold a process's first pages.
+SMALLEST_MEMORY = 6 * 1024 * 1024
+
+
+def parse_size(text: str) -> int:
+    """Return the bytes that `512m`, `1.5g` or `4096` stands for; units are powers of 1024.
+
+    Raises: InvalidArgument, in docker's words.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if not match:
+        raise InvalidArgument(f"invalid size: '{text}': write a number and a unit, as in 512m or 1g")
+    return int(float(match[1]) * 1024 ** "bkmgtp".index(match[2].lower() or "b"))
+
+
+def parse_memory(text: str) -> int:
+    """Return a memory limit in bytes.
+
+    Raises: InvalidArgument for one too small to start anything in.
+    """
+    size = parse_size(text)
+    if 0 < size < SMALLEST_MEMORY:
+        raise InvalidArgument("minimum memory limit allowed is 6MB")
+    return size
+
+
+def parse_volume(text: str) -> Mount:
+    """Read one `-v`: `/host:/in`, `/host:/in:ro`, `name:/in`, or `/in` alone for a volume without a name.
+
+    Raises: InvalidArgument, in docker's words.
+    """
+    parts = text.split(":")
+    if len(parts) > 3 or not all(parts):
+        raise InvalidArgument(f"invalid volume specification: '{text}'")
+    source, target = (parts[0], parts[1]) if len(parts) > 1 else ("", parts[0])
+    modes = set(parts[2].split(",")) if len(parts) == 3 else set()
+    unknown = modes - {"ro", "rw", "z", "Z", "nocopy", "private", "rprivate", "cached", "consistent", "delegated"}
+    if unknown:
+        raise InvalidArgument(f"invalid mode: {parts[2]}")
+    if not target.startswith("/"):
+        raise InvalidArgument(
+            f"invalid volume specification: '{text}': invalid mount config for type \"volume\": "
+            f"invalid mount path: '{target}' mount path must be absolute"
+        )
+    if target.rstrip("/") == "":
+        raise InvalidArgument(f"invalid volume specification: '{text}': destination can't be '/'")
+    if source.startswith("/"):
+        return Mount("bind", source, target, "ro" in modes)
+    if source and not _VOLUME_NAME.fullmatch(source):
+        raise InvalidArgument(
+            f'create {source}: "{source}" includes invalid characters for a local volume name, only '
+            '"[a-zA-Z0-9][a-zA-Z0-9_.-]" are allowed. If you intended to pass a host directory, use absolute path'
+        )
+    return Mount("volume", "", target, "ro" in modes, name=source)
+
+
+def parse_tmpfs(text: str) -> Mount:
+    """Read one `--tmpfs`: `/run` or `/run:size=64m,mode=1777`.
+
+    Raises: InvalidArgument, in docker's words.
+    """
+    target, _, options = text.partition(":")
+    if not target.startswith("/"):
+        raise InvalidArgument(f"invalid mount config for type \"tmpfs\": invalid mount path: '{target}'")
+    return Mount("tmpfs", "tmpfs", target, options=options)
+
+
+def parse_signal(text: str) -> signal.Signals:
+    """Return the signal that `KILL`, `SIGKILL` or `9` names.
+
+    Raises: InvalidArgument, in docker's words.
+    """
+    try:
+        if text.isdigit():
+            return signal.Signals(int(text))
+        return signal.Signals["SIG" + text.upper().removeprefix("SIG")]
+    except (KeyError, ValueError):
+        raise InvalidArgument(f"invalid signal: {text}") from None

@@ -1,0 +1,273 @@
+"""What is known of each container: a folder with its record, its state and its files, and how to find it.
+
+`ROOT/containers/ID/record.json` says what the container is and changes only with its name; `state.json` says how its
+latest run went. State is derived, never believed: "running" means that the process with that id *and* that start time
+is alive now.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import secrets
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from minidocker.container import names
+from minidocker.container.spec import Port, Spec
+from minidocker.errors import AmbiguousPrefix, Conflict, ContainerNotFound, InvalidArgument
+
+Json = dict[str, Any]
+
+CREATED = "created"
+RUNNING = "running"
+EXITED = "exited"
+
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
+_KILLED_SHIM = 137
+
+
+class State(NamedTuple):
+    """How the container's latest run goes or went. Times are RFC 3339, empty where there is none yet.
+
+    `pid` is the container's first process as the host sees it, `shim` the process that waits for it; each with its
+    start time in clock ticks since boot, by which a recycled process id is told from the real one.
+    """
+
+    status: str = CREATED
+    pid: int = 0
+    pid_start: int = 0
+    shim: int = 0
+    shim_start: int = 0
+    boot: str = ""
+    exit_code: int = 0
+    error: str = ""
+    oom_killed: bool = False
+    started: str = ""
+    finished: str = ""
+    address: str = ""
+    gateway: str = ""
+    mac: str = ""
+    ports: tuple[Port, ...] = ()
+
+
+class Container(NamedTuple):
+    """A container as it is on disk: what it is, and how it is."""
+
+    id: str
+    name: str
+    image: str  # as the user named it
+    image_id: str
+    created: str
+    spec: Spec
+    state: State
+
+    @property
+    def short_id(self) -> str:
+        """The twelve digits that people read."""
+        return self.id[:12]
+
+    @property
+    def running(self) -> bool:
+        """Whether its first process is alive."""
+        return self.state.status == RUNNING
+
+
+def now() -> str:
+    """Return the time, in UTC, as RFC 3339 with nanoseconds: `2024-05-01T12:00:00.123456789Z`."""
+    ns = time.time_ns()
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(ns // 10**9)) + f".{ns % 10**9:09d}Z"
+
+
+def boot_id() -> str:
+    """Return what names this boot of the machine: process ids and start times mean nothing in the next one."""
+    with open("/proc/sys/kernel/random/boot_id") as file:
+        return file.read().strip()
+
+
+def start_time(pid: int) -> int:
+    """Return when `pid` started, in clock ticks since boot; 0 where it is gone or only waits to be reaped.
+
+    See: proc_pid_stat(5), fields 3 and 22; the second field, in brackets, may itself contain spaces and brackets.
+    """
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return 0 if fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def write_json(path: str, data: Json) -> None:
+    """Put a document in place whole or not at all, even when the machine stops in between."""
+    temporary = f"{path}.{secrets.token_hex(4)}.tmp"
+    try:
+        with open(temporary, "w") as file:
+            json.dump(data, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+
+
+@contextlib.contextmanager
+def locked(path: str) -> Iterator[None]:
+    """Hold the lock file at `path` while in the block; others wait.
+
+    See: flock(2): the lock belongs to the open file and ends with it, however the process ends.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+class Containers:
+    """All containers below one root: `root` keeps what must last, `run` what ends with the machine's boot."""
+
+    def __init__(self, root: str, run: str) -> None:
+        self.folder = f"{root}/containers"
+        self.run = run
+
+    def path(self, container_id: str, *names: str) -> str:
+        """Return the path of a container's folder, or of something in it."""
+        return "/".join((self.folder, container_id, *names))
+
+    def run_path(self, container_id: str, *names: str) -> str:
+        """Return the path of a container's run-time folder, or of something in it."""
+        return "/".join((self.run, container_id, *names))
+
+    def create(self, name: str, image: str, image_id: str, spec: Spec, container_id: str = "") -> Container:
+        """Record a new container, with a name made up where none is given.
+
+        Raises: InvalidArgument for an impossible name, Conflict for one in use, both in docker's words.
+        """
+        if name and not _NAME.fullmatch(name):
+            raise InvalidArgument(f"Invalid container name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed")
+        os.makedirs(self.folder, 0o711, exist_ok=True)
+        container_id = container_id or secrets.token_hex(32)
+        with locked(f"{self.folder}/names.lock"):
+            taken = {other.name: other.id for other in self.list()}
+            if name in taken:
+                raise _name_taken(name, taken[name])
+            attempt = 0
+            while not name or name in taken:
+                name = names.random_name(attempt)
+                attempt += 1
+            container = Container(container_id, name, image, image_id, now(), spec, State())
+            os.mkdir(self.path(container_id), 0o710)
+            self._write_record(container)
+        return container
+
+    def _write_record(self, container: Container) -> None:
+        record = {**container._asdict(), "spec": container.spec.to_json()}
+        del record["state"]
+        write_json(self.path(container.id, "record.json"), record)
+
+    def list(self) -> list[Container]:
+        """Return every container, the newest first. One whose record cannot be read yet, or any more, is left out."""
+        try:
+            ids = os.listdir(self.folder)
+        except FileNotFoundError:
+            return []
+        found = []
+        for container_id in ids:
+            with contextlib.suppress(ContainerNotFound):
+                if "." not in container_id:
+                    found.append(self.load(container_id))
+        return sorted(found, key=lambda container: container.created, reverse=True)
+
+    def load(self, container_id: str) -> Container:
+        """Read one container by its whole id.
+
+        Raises: ContainerNotFound, also for one that is half made or half removed, or whose record is damaged.
+        """
+        try:
+            with open(self.path(container_id, "record.json")) as file:
+                record = json.load(file)
+            record["spec"] = Spec.from_json(record["spec"])
+            return Container(**record, state=self.state(container_id))
+        except FileNotFoundError:
+            raise ContainerNotFound(f"No such container: {container_id}") from None
+        except (ValueError, TypeError, KeyError) as error:
+            raise ContainerNotFound(
+                f"container {container_id[:12]} has a damaged record ({error}): "
+                f"remove it with 'minidocker rm -f {container_id[:12]}'"
+            ) from None
+
+    def get(self, name: str) -> Container:
+        """Find a container by name, id, or the beginning of an id that fits only one.
+
+        Raises: ContainerNotFound, AmbiguousPrefix, in docker's words.
+        """
+        wanted = name.removeprefix("/")
+        every = self.list()
+        for container in every:
+            if wanted in (container.name, container.id):
+                return container
+        fitting = [container for container in every if wanted and container.id.startswith(wanted)]
+        if len(fitting) > 1:
+            raise AmbiguousPrefix(f"Multiple IDs found with provided prefix: {name}")
+        if not fitting:
+            raise ContainerNotFound(f"No such container: {name}")
+        return fitting[0]
+
+    def state(self, container_id: str) -> State:
+        """Return how the container is: what its shim wrote down last, checked against the processes that are alive.
+
+        A run that nobody saw the end of (its shim was killed, the machine was switched off) has ended with 137.
+        """
+        try:
+            with open(self.path(container_id, "state.json")) as file:
+                data = json.load(file)
+            data["ports"] = tuple(Port(**port) for port in data["ports"])
+            state = State(**data)
+        except FileNotFoundError:
+            return State()
+        except (ValueError, TypeError, KeyError):
+            return State(EXITED, exit_code=_KILLED_SHIM, error="its state file is damaged")
+        if state.status != RUNNING or (state.boot == boot_id() and start_time(state.shim) == state.shim_start):
+            return state
+        return state._replace(status=EXITED, exit_code=_KILLED_SHIM, error=state.error or "its shim was killed")
+
+    def write_state(self, container_id: str, state: State) -> None:
+        """Write down how the container is. Only its shim does so, and whoever cleans up after a shim that is gone."""
+        data = {**state._asdict(), "ports": [port._asdict() for port in state.ports]}
+        write_json(self.path(container_id, "state.json"), data)
+
+    def rename(self, container: Container, name: str) -> None:
+        """Give the container another name.
+
+        Raises: InvalidArgument, Conflict, in docker's words.
+        """
+        if not _NAME.fullmatch(name):
+            raise InvalidArgument(f"Invalid container name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed")
+        with locked(f"{self.folder}/names.lock"):
+            for other in self.list():
+                if other.name == name:
+                    raise _name_taken(name, other.id)
+            self._write_record(container._replace(name=name))
+
+    def lock(self, container_id: str) -> contextlib.AbstractContextManager[None]:
+        """Hold this container against a second command that would start, stop or remove it.
+
+        Raises: ContainerNotFound when it has been removed meanwhile.
+        """
+        try:
+            return locked(self.path(container_id, "lock"))
+        except FileNotFoundError:
+            raise ContainerNotFound(f"No such container: {container_id}") from None
+
+
+def _name_taken(name: str, owner: str) -> Conflict:
+    return Conflict(
+        f'Conflict. The container name "/{name}" is already in use by container "{owner}". '
+        "You have to remove (or rename) that container to be able to reuse that name."
+    )

@@ -1,0 +1,97 @@
+"""What a container is to be: everything its birth needs, resolved to values, with nothing left to look up.
+
+A `Spec` is made once, from an image's configuration and the user's options, and kept with the container; `run`,
+`restart`, a build's RUN and a grader's sandbox all start from one.
+
+See: OCI runtime-spec, config.md, which says the same at greater length.
+"""
+
+from typing import Any, NamedTuple
+
+Json = dict[str, Any]
+
+
+class Port(NamedTuple):
+    """A published port. `host_port` 0 means: choose a free one."""
+
+    container_port: int
+    protocol: str = "tcp"
+    host_ip: str = "0.0.0.0"  # noqa: S104, docker's default, and the user's to change
+    host_port: int = 0
+
+
+class Mount(NamedTuple):
+    """Something attached inside the container's root.
+
+    `kind` is `bind` (`source` is a path of the host), `volume` (`source` is a folder of ours, filled from the image
+    when it is new) or `tmpfs`; `options` are mount(8)'s, such as `size=64m`; `name` is a volume's name.
+    """
+
+    kind: str
+    source: str
+    target: str
+    read_only: bool = False
+    options: str = ""
+    name: str = ""
+
+
+class Limits(NamedTuple):
+    """What the container may use at most; 0 is no limit. `memory` in bytes, `cpus` in processors."""
+
+    memory: int = 0
+    cpus: float = 0.0
+    pids: int = 0
+
+
+class Spec(NamedTuple):
+    """Everything that the birth of a container needs.
+
+    `layers` are the image's diff ids, lowest first. `env` holds `NAME=value`. `user` is docker's `user[:group]`, names
+    or numbers, looked up inside the container. `network` is `bridge`, `none` or `host`. `capabilities` have no `CAP_`.
+    """
+
+    args: tuple[str, ...]
+    env: tuple[str, ...] = ()
+    workdir: str = "/"
+    user: str = ""
+    hostname: str = ""
+    layers: tuple[str, ...] = ()
+    mounts: tuple[Mount, ...] = ()
+    read_only: bool = False
+    terminal: bool = False
+    open_stdin: bool = False
+    network: str = "bridge"
+    ports: tuple[Port, ...] = ()
+    exposed: tuple[str, ...] = ()
+    extra_hosts: tuple[str, ...] = ()
+    limits: Limits = Limits()
+    capabilities: tuple[str, ...] = ()
+    privileged: bool = False
+    no_new_privileges: bool = False
+    init: bool = False
+    stop_signal: str = "SIGTERM"
+    remove: bool = False
+    labels: tuple[tuple[str, str], ...] = ()
+
+    def to_json(self) -> Json:
+        """Return the value as JSON holds it: lists for tuples, objects for the parts that have names."""
+        return {
+            **self._asdict(),
+            "mounts": [mount._asdict() for mount in self.mounts],
+            "ports": [port._asdict() for port in self.ports],
+            "limits": self.limits._asdict(),
+        }
+
+    @classmethod
+    def from_json(cls, data: Json) -> "Spec":
+        """Read what `to_json` wrote."""
+        plain = {name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}
+        return cls(
+            **{
+                **plain,
+                "mounts": tuple(Mount(**mount) for mount in data["mounts"]),
+                "ports": tuple(Port(**port) for port in data["ports"]),
+                "limits": Limits(**data["limits"]),
+                "labels": tuple((name, value) for name, value in data["labels"]),
+            }
+        )

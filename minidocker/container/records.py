@@ -255,15 +255,18 @@ class Containers:
                     raise _name_taken(name, other.id)
             self._write_record(container._replace(name=name))
 
-    def lock(self, container_id: str) -> contextlib.AbstractContextManager[None]:
+    @contextlib.contextmanager
+    def lock(self, container_id: str) -> Iterator[None]:
         """Hold this container against a second command that would start, stop or remove it.
 
         Raises: ContainerNotFound when it has been removed meanwhile.
         """
-        try:
-            return locked(self.path(container_id, "lock"))
-        except FileNotFoundError:
-            raise ContainerNotFound(f"No such container: {container_id}") from None
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(locked(self.path(container_id, "lock")))
+            except FileNotFoundError:
+                raise ContainerNotFound(f"No such container: {container_id}") from None
+            yield
 
 
 def _name_taken(name: str, owner: str) -> Conflict:

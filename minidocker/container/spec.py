@@ -85,13 +85,9 @@ class Spec(NamedTuple):
     @classmethod
     def from_json(cls, data: Json) -> "Spec":
         """Read what `to_json` wrote."""
-        plain = {name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}
-        return cls(
-            **{
-                **plain,
-                "mounts": tuple(Mount(**mount) for mount in data["mounts"]),
-                "ports": tuple(Port(**port) for port in data["ports"]),
-                "limits": Limits(**data["limits"]),
-                "labels": tuple((name, value) for name, value in data["labels"]),
-            }
-        )
+        plain: Json = {name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}
+        plain["mounts"] = tuple(Mount(**mount) for mount in data["mounts"])
+        plain["ports"] = tuple(Port(**port) for port in data["ports"])
+        plain["limits"] = Limits(**data["limits"])
+        plain["labels"] = tuple((name, value) for name, value in data["labels"])
+        return cls(**plain)

@@ -16,6 +16,7 @@ import termios
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
+from typing import Self
 
 
 class Terminal:
@@ -37,8 +38,9 @@ class Terminal:
         self.master, slave = pty.openpty()
         self.resize(rows, columns)
         environment = {**os.environ, "TERM": "xterm", **(env or {})}
+        # setsid --ctty makes the terminal the controlling one of a new session and becomes the program.
         self.process = subprocess.Popen(
-            argv, stdin=slave, stdout=slave, stderr=slave, env=environment, preexec_fn=_take_terminal, close_fds=True
+            ["setsid", "--ctty", *argv], stdin=slave, stdout=slave, stderr=slave, env=environment
         )
         os.close(slave)
 
@@ -80,7 +82,7 @@ class Terminal:
             self.process.send_signal(signal.SIGKILL)
             self.process.wait()
 
-    def __enter__(self) -> "Terminal":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, at: TracebackType | None) -> None:
@@ -99,9 +101,3 @@ class Terminal:
         if self._echo:
             self._echo(text)
         return bool(data)
-
-
-def _take_terminal() -> None:
-    """Make standard input the controlling terminal of a new session."""
-    os.setsid()
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import pytest
+
 from leaks import Leaks
 from peers import Docker, DockerRegistry, Podman, running_docker, running_registry
 from terminal import Terminal

@@ -1,4 +1,4 @@
-"""The real thing to compare with: Debian's dockerd, podman and docker-registry, each started by hand on its own folders.
+"""The real thing to compare with: Debian's dockerd, podman and docker-registry, each started by hand, apart.
 
 They are always ended by the process id they were started with.
 """

@@ -1,0 +1,45 @@
+# `make demo` and `make test` are all one needs; each makes the machine ready first (see scripts/prepare.py).
+PYTHON ?= python3
+VENV := .venv
+WORKERS ?= 4
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-unit test-versions check format bench clean
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup: ## make .venv, install what Debian packages are missing, make the base images
+	@$(PYTHON) scripts/prepare.py run
+
+demo: ## set up, then walk through the whole tutorial for real
+	@$(PYTHON) scripts/prepare.py demo
+	@$(VENV)/bin/python scripts/demo.py
+
+test: ## set up with the peers to compare with, then run every test
+	@$(PYTHON) scripts/prepare.py test
+	$(VENV)/bin/pytest -n $(WORKERS) --dist worksteal
+
+test-unit: ## run the tests that need no root and take seconds
+	$(VENV)/bin/pytest -q -n $(WORKERS) -m "not root and not peers"
+
+test-versions: ## run the unit tests on every Python that minidocker supports
+	@$(PYTHON) scripts/versions.py 3.11 3.12 3.13
+
+check: ## lint, check the format, check the types
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+format: ## format the code and mend what the linter can
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+bench: ## measure side by side with docker; writes benchmarks/results.json and the README's table
+	@$(PYTHON) scripts/prepare.py test
+	@$(VENV)/bin/python benchmarks/run.py
+
+clean: ## stop and remove every container, network, mount and cache of ours; images stay in /var/lib/minidocker
+	@if [ -x $(VENV)/bin/python ]; then $(VENV)/bin/python scripts/clean.py; fi
+	rm -rf $(VENV) .venv-3.* .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,6 +1,6 @@
 """Make the base images, busybox:latest and debian:bookworm, and put them into the embedded registry.
 
-`base_images.py REGISTRY`, run by `.venv`'s python as root. Both are made out of this machine's own Debian packages, with
+`base_images.py REGISTRY`, run by `.venv`'s python as root. Both are made of this machine's own Debian packages, with
 minidocker's own import: no other registry is needed.
 """
 
@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 from minidocker.image.store import ImageStore
 
@@ -17,7 +18,11 @@ from minidocker.registry import embedded
 
 SUITE = "bookworm"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-PASSWD = "root:x:0:0:root:/root:/bin/sh\ndaemon:x:1:1:daemon:/usr/sbin:/bin/false\nnobody:x:65534:65534:nobody:/home:/bin/false\n"
+PASSWD = """\
+root:x:0:0:root:/root:/bin/sh
+daemon:x:1:1:daemon:/usr/sbin:/bin/false
+nobody:x:65534:65534:nobody:/home:/bin/false
+"""
 GROUP = "root:x:0:\ndaemon:x:1:\ntty:x:5:\nwheel:x:10:root\nusers:x:100:\nnogroup:x:65534:\n"
 
 # What a package's scripts must not do in a container, and what apt need not keep there.
@@ -39,7 +44,7 @@ def main(registry: str) -> None:
     shutil.rmtree(work)
 
 
-def make(name: str, registry: str, work: str, make_tree, command: list[str]) -> None:
+def make(name: str, registry: str, work: str, make_tree: Callable[[str], str], command: list[str]) -> None:
     """Make one image of a root file system and put it into the registry."""
     started = time.monotonic()
     print(f"  images    making {name} …", flush=True)

@@ -11,9 +11,8 @@ import sys
 import time
 from collections.abc import Callable
 
-from minidocker.image.store import ImageStore
-
 from minidocker.image import archive, reference
+from minidocker.image.store import ImageStore
 from minidocker.registry import embedded
 
 SUITE = "bookworm"

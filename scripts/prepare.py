@@ -19,20 +19,11 @@ VENV = os.environ.get("MINIDOCKER_VENV", f"{PROJECT}/.venv")
 REGISTRY = os.path.join(os.environ.get("MINIDOCKER_ROOT", "/var/lib/minidocker"), "registry")
 BASE_IMAGES = f"{PROJECT}/scripts/base_images.py"
 
-RUN: tuple[str, ...] = ("nftables", "busybox-static", "debootstrap")
+RUN = ("nftables", "busybox-static", "debootstrap")
 DEMO = ("openssh-client", "sshpass", "curl", "apache2-utils")
-TEST = (
-    "docker.io",
-    "podman",
-    "runc",
-    "skopeo",
-    "docker-registry",
-    "containernetworking-plugins",
-    "iproute2",
-    "iptables",
-)
-TEST += ("tmux", "openssl", "attr", "libcap2-bin", "strace", "jq", "zstd", "procps")
-PACKAGES = {"run": RUN, "demo": RUN + DEMO, "test": RUN + DEMO + TEST}
+PEERS = ("docker.io", "podman", "runc", "skopeo", "docker-registry", "containernetworking-plugins")
+TOOLS = ("iproute2", "iptables", "tmux", "openssl", "attr", "libcap2-bin", "strace", "jq", "zstd", "procps")
+PACKAGES = {"run": RUN, "demo": RUN + DEMO, "test": RUN + DEMO + PEERS + TOOLS}
 EXTRAS = {"run": "", "demo": "", "test": "[dev]"}
 
 

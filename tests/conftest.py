@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from leaks import Leaks
+from minidocker.container import network
 from peers import Docker, DockerRegistry, Podman, running_docker, running_registry
 from terminal import Terminal
 
@@ -65,12 +66,15 @@ def roots(monkeypatch: pytest.MonkeyPatch) -> Iterator[Roots]:
     for name, value in roots.env.items():
         monkeypatch.setenv(name, value)
     yield roots
-    leaks = Leaks(base, roots.root, roots.run)
+    leaks = Leaks(roots.root, roots.run)
     try:
-        leaks.remove_containers(Minidocker(roots))
+        if leaks.ids:
+            remove_containers(Minidocker(roots))
+        network.remove_all(roots.run)
         found = leaks.found()
     finally:
         leaks.clean()
+        shutil.rmtree(base, ignore_errors=True)
     assert not found, "left behind by the test: " + "; ".join(found)
 
 
@@ -123,6 +127,13 @@ class Minidocker:
     def pty(self, *args: str, rows: int = 24, columns: int = 80) -> Terminal:
         """Start the command on a terminal of its own; use as a context manager."""
         return Terminal([*self.argv, *args], env=self.env, rows=rows, columns=columns)
+
+
+def remove_containers(minidocker: Minidocker) -> None:
+    """Remove a test's containers as a user would; what then remains is a leak."""
+    listed = minidocker("ps", "-aq", "--no-trunc").stdout.split()
+    if listed:
+        minidocker("rm", "-f", *listed)
 
 
 @pytest.fixture

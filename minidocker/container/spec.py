@@ -12,12 +12,13 @@ Json = dict[str, Any]
 
 
 class Port(NamedTuple):
-    """A published port. `host_port` 0 means: choose a free one."""
+    """A published port. `host_port` 0 means: choose a free one; with `host_port_last`, one of that range."""
 
     container_port: int
     protocol: str = "tcp"
     host_ip: str = "0.0.0.0"  # noqa: S104, docker's default, and the user's to change
     host_port: int = 0
+    host_port_last: int = 0
 
 
 class Mount(NamedTuple):

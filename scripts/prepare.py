@@ -96,7 +96,7 @@ def make_venv(extra: str) -> str:
         quietly([python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "-e", f"{PROJECT}{extra}"])
         _write(_stamp(), wanted)
     # Where writing byte code is switched off, every command would otherwise compile the engine anew.
-    quietly([python, "-m", "compileall", "-q", f"{PROJECT}/minidocker"])
+    subprocess.run([python, "-m", "compileall", "-q", f"{PROJECT}/minidocker"], stdout=subprocess.DEVNULL, check=False)
     return f"{os.path.relpath(VENV)}/bin/minidocker is ready"
 
 

@@ -1,10 +1,12 @@
 """Times, sizes, ports and commands in the words that docker has for them. Pure: the present is handed in."""
 
+import time
 from collections.abc import Iterable
 
 from minidocker.container.spec import Port
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
+_ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t", "\r": "\\r"})
 
 
 def epoch(text: str) -> float:
@@ -56,6 +58,17 @@ def ago(created: str, now: float) -> str:
     return f"{duration(now - then)} ago" if then > 0 else "N/A"
 
 
+def local_time(created: str) -> str:
+    """Return a moment in this machine's time zone: `2024-05-01 14:00:00 +0200 CEST`."""
+    return time.strftime("%Y-%m-%d %H:%M:%S %z %Z", time.localtime(epoch(created)))
+
+
+def local_iso(created: str) -> str:
+    """Return a moment in this machine's time zone, as RFC 3339: `2024-05-01T14:00:00+02:00`."""
+    text = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(epoch(created)))
+    return f"{text[:-2]}:{text[-2:]}" if text[-5:] != "+0000" else f"{text[:-5]}Z"
+
+
 def size(count: float, digits: int = 3) -> str:
     """Return a size in units of 1000 with so many significant digits: `2.56kB`, `188MB`."""
     units = iter(("B", "kB", "MB", "GB", "TB"))
@@ -81,10 +94,7 @@ def ellipsis(text: str, width: int) -> str:
 
 def quoted(text: str) -> str:
     """Return `text` between double quotes, with what would break the line escaped."""
-    plain = (
-        text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t").replace("\r", "\\r")
-    )
-    return f'"{plain}"'
+    return f'"{text.translate(_ESCAPES)}"'
 
 
 def command_line(args: Iterable[str]) -> str:

@@ -1,0 +1,229 @@
+"""The options of `run` and `create`: what they are, and the `RunOptions` that a command line means."""
+
+import os
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from minidocker.cli.arguments import Call, Option, decimal, whole_number
+from minidocker.container import options, ports
+from minidocker.container.options import RunOptions
+from minidocker.container.spec import Mount, Port
+from minidocker.errors import InvalidArgument
+
+NETWORKS = ("bridge", "none", "host")
+
+
+def _lazily(name: str) -> Callable[[str], Any]:
+    """Return what checks a value with `minidocker.container.options.<name>`."""
+    return lambda text: getattr(options, name)(text)
+
+
+def environment_variable(text: str) -> str:
+    """Check `NAME=value` or `NAME`."""
+    if not text.partition("=")[0]:
+        raise InvalidArgument(f"invalid environment variable: {text}")
+    return text
+
+
+def extra_host(text: str) -> str:
+    """Check `name:address`."""
+    import socket
+
+    name, _, address = text.partition(":")
+    if not name or not address:
+        raise InvalidArgument(f'bad format for add-host: "{text}"')
+    try:
+        if address != "host-gateway":
+            socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address.strip("[]"))
+    except OSError:
+        raise InvalidArgument(f'invalid IP address in add-host: "{address}"') from None
+    return text
+
+
+def _stream_name(text: str) -> str:
+    if text.lower() not in ("stdin", "stdout", "stderr"):
+        raise InvalidArgument("valid streams are STDIN, STDOUT and STDERR")
+    return text.lower()
+
+
+def _pull_policy(text: str) -> str:
+    if text not in ("always", "missing", "never"):
+        raise InvalidArgument('must be one of "always", "missing" or "never"')
+    return text
+
+
+def _network(text: str) -> str:
+    if text not in (*NETWORKS, "default"):
+        raise InvalidArgument(f"network {text} not found: there are {', '.join(NETWORKS)}")
+    return text.replace("default", "bridge")
+
+
+OPTIONS = (
+    Option("add-host", "list", "Add a custom host-to-IP mapping (host:ip)", read=extra_host),
+    Option("attach", "list", "Attach to STDIN, STDOUT or STDERR", "a", read=_stream_name),
+    Option("cap-add", "list", "Add Linux capabilities"),
+    Option("cap-drop", "list", "Drop Linux capabilities"),
+    Option("cidfile", "string", "Write the container ID to the file", default=""),
+    Option("cpus", "decimal", "Number of CPUs", default=0.0, read=decimal),
+    Option("entrypoint", "string", "Overwrite the default ENTRYPOINT of the image"),
+    Option("env", "list", "Set environment variables", "e", read=environment_variable),
+    Option("env-file", "list", "Read in a file of environment variables"),
+    Option("expose", "list", "Expose a port or a range of ports"),
+    Option("hostname", "string", "Container host name", "h", ""),
+    Option("init", "bool", "Run an init inside the container that forwards signals and reaps processes"),
+    Option("interactive", "bool", "Keep STDIN open even if not attached", "i"),
+    Option("label", "list", "Set meta data on a container", "l"),
+    Option("label-file", "list", "Read in a line delimited file of labels"),
+    Option("memory", "bytes", "Memory limit", "m", 0, _lazily("parse_memory")),
+    Option("mount", "list", "Attach a filesystem mount to the container (type=bind|volume|tmpfs,source=,target=)"),
+    Option("name", "string", "Assign a name to the container", default=""),
+    Option("network", "string", "Connect a container to a network (bridge|none|host)", default="", read=_network),
+    Option("net", "string", "The same as --network", default="", read=_network),
+    Option("pids-limit", "int", "Tune container pids limit (set -1 for unlimited)", default=0, read=whole_number),
+    Option("platform", "string", "Choose the image for this platform (os/architecture[/variant])", default=""),
+    Option("privileged", "bool", "Give extended privileges to this container"),
+    Option("publish", "list", "Publish a container's port(s) to the host", "p"),
+    Option("publish-all", "bool", "Publish all exposed ports to random ports", "P"),
+    Option("pull", "string", 'Pull image before running ("always"|"missing"|"never")', "", "missing", _pull_policy),
+    Option("read-only", "bool", "Mount the container's root filesystem as read only"),
+    Option("rm", "bool", "Automatically remove the container when it exits"),
+    Option("security-opt", "list", "Security Options (no-new-privileges)"),
+    Option("stop-signal", "string", "Signal to stop a container (default that of the image, or SIGTERM)", default=""),
+    Option("tmpfs", "list", "Mount a tmpfs directory"),
+    Option("tty", "bool", "Allocate a pseudo-TTY", "t"),
+    Option("user", "string", "Username or UID (format: <name|uid>[:<group|gid>])", "u", ""),
+    Option("volume", "list", "Bind mount a volume", "v"),
+    Option("workdir", "string", "Working directory inside the container", "w", ""),
+)
+
+
+def run_options(call: Call, detach: bool) -> RunOptions:
+    """Return what a command line of `run` or `create` asks for.
+
+    Raises: InvalidArgument, OSError for a file that cannot be read.
+    """
+    entrypoint: str | None = call["entrypoint"]
+    if call["stop-signal"]:
+        options.parse_signal(call["stop-signal"])
+    return RunOptions(
+        command=tuple(call.words[1:]),
+        name=call["name"],
+        entrypoint=None if entrypoint is None else ((entrypoint,) if entrypoint else ()),
+        env=environment(call["env"], call["env-file"]),
+        workdir=call["workdir"],
+        user=call["user"],
+        hostname=call["hostname"],
+        labels=tuple(labels([*_lines(call["label-file"]), *call["label"]]).items()),
+        terminal=call["tty"],
+        interactive=call["interactive"],
+        detach=detach,
+        remove=call["rm"],
+        read_only=call["read-only"],
+        mounts=_mounts(call),
+        ports=_published(call["publish"]),
+        publish_all=call["publish-all"],
+        expose=tuple(port for text in call["expose"] for port in ports.parse_exposed(text)),
+        network=call["network"] or call["net"] or "bridge",
+        extra_hosts=tuple(call["add-host"]),
+        memory=call["memory"],
+        cpus=call["cpus"],
+        pids_limit=max(call["pids-limit"], 0),
+        privileged=call["privileged"],
+        cap_add=tuple(call["cap-add"]),
+        cap_drop=tuple(call["cap-drop"]),
+        no_new_privileges=_no_new_privileges(call["security-opt"]),
+        init=call["init"],
+        stop_signal=call["stop-signal"],
+        platform=call["platform"],
+    )
+
+
+def environment(given: Iterable[str], files: Iterable[str]) -> tuple[str, ...]:
+    """Return `NAME=value` for what `-e` and `--env-file` say; a bare NAME takes its value from our own environment."""
+    found = []
+    for text in [*_lines(files), *given]:
+        name, equals, _ = text.partition("=")
+        if any(character.isspace() for character in name) or not name:
+            raise InvalidArgument(f"poorly formatted environment: variable '{name}' contains whitespaces")
+        if equals:
+            found.append(text)
+        elif name in os.environ:
+            found.append(f"{name}={os.environ[name]}")
+    return tuple(found)
+
+
+def labels(given: Iterable[str]) -> dict[str, str]:
+    """Return the labels that `name=value` or `name` give."""
+    found = {}
+    for text in given:
+        name, _, value = text.partition("=")
+        if not name:
+            raise InvalidArgument(f"invalid label format: {text!r}")
+        found[name] = value
+    return found
+
+
+def _lines(files: Iterable[str]) -> list[str]:
+    """Return the lines of the files that say something: not empty, not a comment."""
+    found = []
+    for path in files:
+        with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
+            lines = (line.rstrip("\r\n").lstrip() for line in file)
+            found += [line for line in lines if line and not line.startswith("#")]
+    return found
+
+
+def _published(texts: Iterable[str]) -> tuple[Port, ...]:
+    return tuple(port for text in texts for port in ports.parse(text))
+
+
+def _mounts(call: Call) -> tuple[Mount, ...]:
+    found = [options.parse_volume(text) for text in call["volume"]]
+    found += [options.parse_tmpfs(text) for text in call["tmpfs"]]
+    found += [parse_mount(text) for text in call["mount"]]
+    targets = [mount.target.rstrip("/") for mount in found]
+    for target in targets:
+        if targets.count(target) > 1:
+            raise InvalidArgument(f"Duplicate mount point: {target}")
+    return tuple(found)
+
+
+def parse_mount(text: str) -> Mount:
+    """Read one `--mount`: `type=bind,source=/host,target=/in,readonly`.
+
+    Raises: InvalidArgument, in docker's words.
+    """
+    fields = {"type": "volume", "source": "", "target": ""}
+    names = {"src": "source", "dst": "target", "destination": "target", "ro": "readonly"}
+    for field in text.split(","):
+        name, _, value = field.partition("=")
+        fields[names.get(name.lower(), name.lower())] = value
+    unknown = fields.keys() - {"type", "source", "target", "readonly", "tmpfs-size", "tmpfs-mode"}
+    if unknown:
+        raise InvalidArgument(f"unexpected key '{min(unknown)}' in '{text}'")
+    if not fields["target"]:
+        raise InvalidArgument(f"target is required in '{text}'")
+    mode = ":ro" if fields.get("readonly", "false") in ("", "true", "1") else ""
+    if fields["type"] == "tmpfs":
+        settings = {"size": fields.get("tmpfs-size"), "mode": fields.get("tmpfs-mode")}
+        return options.parse_tmpfs(
+            f"{fields['target']}:{','.join(f'{name}={value}' for name, value in settings.items() if value)}"
+        )
+    if fields["type"] == "bind":
+        if not os.path.exists(fields["source"]):
+            raise InvalidArgument(
+                f'invalid mount config for type "bind": bind source path does not exist: {fields["source"]}'
+            )
+        return options.parse_volume(f"{fields['source']}:{fields['target']}{mode}")
+    if fields["type"] != "volume":
+        raise InvalidArgument(f'mount type unknown: "{fields["type"]}"')
+    return options.parse_volume(f"{fields['source']}:{fields['target']}{mode}".lstrip(":"))
+
+
+def _no_new_privileges(texts: Iterable[str]) -> bool:
+    found = False
+    for text in texts:
+        if text.replace(":", "=") not in ("no-new-privileges", "no-new-privileges=true", "no-new-privileges=false"):
+            raise InvalidArgument(f"invalid --security-opt: {text!r}: only no-new-privileges is known")
+        found = not text.endswith("false")
+    return found

@@ -1,0 +1,201 @@
+"""The terminal between a person and a container: raw mode, window size, detach keys, signals passed on.
+
+A container with a terminal has a pseudo-terminal of its own; ours is made *raw*, so that every key, ctrl-C too, goes to
+the one inside and is interpreted there. Whatever happens, the mode is put back.
+
+See: termios(3), Raw mode; tty_ioctl(4), Get and set window size.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import termios
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import TYPE_CHECKING, NamedTuple
+
+from minidocker.errors import InvalidArgument, MinidockerError
+
+if TYPE_CHECKING:
+    from minidocker.container.attach import Attachment
+
+DETACH_KEYS = "ctrl-p,ctrl-q"
+# Passed on to a container in the foreground. Not SIGCHLD and SIGWINCH, which are about us, nor what cannot be caught.
+FORWARDED = (
+    signal.SIGHUP,
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGTERM,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGALRM,
+    signal.SIGCONT,
+    signal.SIGTSTP,
+)
+PATIENCE = 3  # interrupts that a container may ignore before the command itself gives in
+
+
+class Wishes(NamedTuple):
+    """How to talk to a container: which streams, whether it has a terminal, which keys detach, who gets the signals."""
+
+    terminal: bool = False
+    stdin: bool = False
+    stdout: bool = True
+    stderr: bool = True
+    keys: bytes = b"\x10\x11"
+    forward: Callable[[signal.Signals], None] | None = None
+
+
+class Detached(Exception):
+    """The detach keys were pressed; the container goes on."""
+
+
+def check_terminal(wishes: Wishes) -> None:
+    """Raise InvalidArgument where a terminal is asked for and standard input is none."""
+    if wishes.terminal and wishes.stdin and not os.isatty(0):
+        raise InvalidArgument("the input device is not a TTY")
+
+
+def parse_keys(text: str) -> bytes:
+    """Return the bytes of a detach sequence: `ctrl-p,ctrl-q`, `ctrl-a,d`.
+
+    Raises: InvalidArgument, in docker's words.
+    """
+    keys = bytearray()
+    for name in text.split(",") if text else ():
+        if len(name) == 1:
+            keys += name.encode()
+        elif name.startswith("ctrl-") and len(name) == 6 and name[5] in "abcdefghijklmnopqrstuvwxyz@[\\]^_":
+            keys.append(ord(name[5].upper()) - 64)  # the control key takes 64 off a letter's code
+        else:
+            raise InvalidArgument(f"Unknown character: '{name}'")
+    return bytes(keys)
+
+
+class KeyFilter:
+    """What is typed, with the detach sequence looked for. Keys that might begin it wait for the next ones."""
+
+    def __init__(self, keys: bytes) -> None:
+        self.keys = keys
+        self._held = b""
+
+    def feed(self, data: bytes) -> bytes:
+        """Return what is to be sent on. Raises Detached when the sequence is complete."""
+        if not self.keys:
+            return data
+        data = self._held + data
+        if self.keys in data:
+            raise Detached
+        held = next(
+            (length for length in range(len(self.keys) - 1, 0, -1) if data.endswith(self.keys[:length])),
+            0,
+        )
+        self._held = data[len(data) - held :]
+        return data[: len(data) - held]
+
+
+def converse(stream: "Attachment", wishes: Wishes) -> int:
+    """Pass what is typed in and what is printed out until the container's program ends; return its exit code.
+
+    Raises: Detached when the person leaves by the detach keys.
+    """
+    with contextlib.ExitStack() as stack:
+        if wishes.terminal and wishes.stdin and os.isatty(0):
+            stack.enter_context(raw_mode(0))
+            stack.enter_context(_handled((signal.SIGTERM, signal.SIGHUP), _leave))
+        if wishes.terminal and os.isatty(1):
+            _tell_size(stream)
+            stack.enter_context(_handled((signal.SIGWINCH,), lambda _number, _frame: _tell_size(stream)))
+        if wishes.forward and not wishes.terminal:
+            stack.enter_context(_handled(FORWARDED, _forwarder(wishes.forward)))
+        detached: list[bool] = []
+        if wishes.stdin:
+            _start_pump(stream, KeyFilter(wishes.keys if wishes.terminal else b""), detached)
+        _print_frames(stream, wishes)
+    if detached:
+        raise Detached
+    return stream.exit_code or 0
+
+
+def _print_frames(stream: "Attachment", wishes: Wishes) -> None:
+    """Write what the container prints to the same descriptor here, as it comes."""
+    wanted = {1: wishes.stdout, 2: wishes.stderr}
+    for kind, data in stream.frames():
+        if wanted.get(kind):
+            write_all(kind, data)
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write every byte, past Python's buffers."""
+    left = memoryview(data)
+    while left:
+        left = left[os.write(fd, left) :]
+
+
+@contextlib.contextmanager
+def raw_mode(fd: int) -> Iterator[None]:
+    """Let the terminal hand over every key as it is pressed, and interpret and echo none; undone at the end."""
+    import tty
+
+    before = termios.tcgetattr(fd)
+    try:
+        tty.setraw(fd)
+        yield
+    finally:
+        termios.tcsetattr(fd, termios.TCSADRAIN, before)
+
+
+@contextlib.contextmanager
+def _handled(numbers: tuple[signal.Signals, ...], handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def _leave(number: int, _frame: FrameType | None) -> None:
+    """End as the signal would have, but through the code that puts the terminal back."""
+    sys.exit(128 + number)
+
+
+def _forwarder(forward: Callable[[signal.Signals], None]) -> Callable[[int, FrameType | None], None]:
+    interrupts = 0
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        nonlocal interrupts
+        interrupts += number in (signal.SIGINT, signal.SIGTERM)
+        if interrupts > PATIENCE:
+            raise KeyboardInterrupt
+        with contextlib.suppress(MinidockerError, OSError):  # it may have ended meanwhile
+            forward(signal.Signals(number))
+
+    return handle
+
+
+def _tell_size(stream: "Attachment") -> None:
+    with contextlib.suppress(OSError):  # the container may have ended, or the terminal be closed
+        columns, rows = os.get_terminal_size(1)
+        stream.resize(rows, columns)
+
+
+def _start_pump(stream: "Attachment", keys: KeyFilter, detached: list[bool]) -> None:
+    """Send standard input on from a thread of its own, which a read that never ends does not keep from leaving."""
+    import socket
+    import threading
+
+    def pump() -> None:
+        try:
+            while data := os.read(0, 65536):
+                if ready := keys.feed(data):
+                    stream.send_stdin(ready)
+            stream.close_stdin()
+        except Detached:
+            detached.append(True)
+            stream.socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            return  # the container has ended, or our terminal has gone
+
+    threading.Thread(target=pump, daemon=True).start()

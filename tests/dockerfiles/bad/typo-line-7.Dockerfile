@@ -1,0 +1,7 @@
+FROM busybox
+
+# one
+ENV a=1
+
+
+RNU apt-get update

@@ -1,0 +1,4 @@
+FROM scratch AS one
+CMD ["from", "one"]
+FROM one
+ENTRYPOINT ["own"]

@@ -1,0 +1,5 @@
+﻿# syntax=docker/dockerfile:1
+FROM scratch
+ENV a=1 \
+  b=2
+CMD ["x"]

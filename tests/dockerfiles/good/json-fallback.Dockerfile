@@ -1,0 +1,4 @@
+FROM scratch
+CMD ['a', 'b']
+ENTRYPOINT ["a", "b"
+VOLUME [/a, /b]

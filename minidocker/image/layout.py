@@ -141,7 +141,7 @@ class Layout:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Hold the index alone. Threads exclude one another too: each opens the file, and a lock belongs to an opening."""
+        """Hold the index alone, against threads too: a lock belongs to one opening of the file."""
         os.makedirs(self.path, exist_ok=True)
         with open(f"{self._index}.lock", "ab") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)

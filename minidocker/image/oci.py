@@ -1,6 +1,6 @@
 """The documents an image is made of: descriptor, manifest, index, configuration. Values only; no files, no network.
 
-Docker's schema 2 and OCI's documents have the same shape and differ in their media types, so one set of types reads both.
+Docker's schema 2 and OCI's documents have the same shape and differ in their media types: one set of types reads both.
 What a document says beyond what minidocker understands is kept in `extra`, so that nothing is lost when it is written.
 
 See: OCI image-spec, descriptor.md, manifest.md, image-index.md, config.md; distribution, docs/spec/manifest-v2-2.md.
@@ -85,7 +85,7 @@ class Platform(NamedTuple):
         return cls(*parts).normal() if len(parts) > 1 else cls("linux", parts[0]).normal()
 
     def normal(self) -> "Platform":
-        """The same platform under its usual name: `linux/aarch64/v8` is `linux/arm64`, `linux/arm` is `linux/arm/v7`."""
+        """Return the platform under its usual name: `linux/aarch64/v8` is `linux/arm64`."""
         architecture, variant = _ARCHITECTURES.get(self.architecture, (self.architecture, ""))
         variant = self.variant or variant
         variant = f"v{variant}" if variant.isdigit() else variant
@@ -251,7 +251,7 @@ class ImageConfig(NamedTuple):
 
     @property
     def config(self) -> Json:
-        """How to run it: User, Env, Cmd, Entrypoint, WorkingDir, ExposedPorts, Volumes, Labels, StopSignal, …"""
+        """How to run it: User, Env, Cmd, Entrypoint, WorkingDir, ExposedPorts, Volumes, Labels and so on."""
         return self.raw.get("config") or {}
 
     @property

@@ -51,11 +51,11 @@ class Reference(NamedTuple):
         return self.familiar_repository + self._suffix()
 
     def without_digest(self) -> "Reference":
-        """The same repository and tag."""
+        """Return the same repository and tag."""
         return self._replace(digest="")
 
     def with_digest(self, digest: str) -> "Reference":
-        """The digest reference of the same repository; it has no tag."""
+        """Return the digest reference of the same repository; it has no tag."""
         return self._replace(tag="", digest=digest)
 
     def __str__(self) -> str:

@@ -10,12 +10,10 @@ import fcntl
 import json
 import os
 import re
-import secrets
 import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from minidocker.container import names
 from minidocker.container.spec import Port, Spec
 from minidocker.errors import AmbiguousPrefix, Conflict, ContainerNotFound, InvalidArgument
 
@@ -102,7 +100,7 @@ def start_time(pid: int) -> int:
 
 def write_json(path: str, data: Json) -> None:
     """Put a document in place whole or not at all, even when the machine stops in between."""
-    temporary = f"{path}.{secrets.token_hex(4)}.tmp"
+    temporary = f"{path}.{os.urandom(4).hex()}.tmp"
     try:
         with open(temporary, "w") as file:
             json.dump(data, file)
@@ -133,7 +131,9 @@ class Containers:
     """All containers below one root: `root` keeps what must last, `run` what ends with the machine's boot."""
 
     def __init__(self, root: str, run: str) -> None:
+        self.root = root
         self.folder = f"{root}/containers"
+        self.layers = f"{root}/layers"
         self.run = run
 
     def path(self, container_id: str, *names: str) -> str:
@@ -151,8 +151,10 @@ class Containers:
         """
         if name and not _NAME.fullmatch(name):
             raise InvalidArgument(f"Invalid container name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed")
+        from minidocker.container import names
+
         os.makedirs(self.folder, 0o711, exist_ok=True)
-        container_id = container_id or secrets.token_hex(32)
+        container_id = container_id or os.urandom(32).hex()
         with locked(f"{self.folder}/names.lock"):
             taken = {other.name: other.id for other in self.list()}
             if name in taken:
@@ -254,6 +256,12 @@ class Containers:
                 if other.name == name:
                     raise _name_taken(name, other.id)
             self._write_record(container._replace(name=name))
+
+    def forget(self, container_id: str) -> str:
+        """Take the container out of sight and return what is left of it, to be deleted at leisure."""
+        removed = f"{self.path(container_id)}.removed"
+        os.rename(self.path(container_id), removed)
+        return removed
 
     @contextlib.contextmanager
     def lock(self, container_id: str) -> Iterator[None]:

@@ -132,9 +132,11 @@ def mount(source: str, target: str, fstype: str = "", flags: int = 0, data: str 
 
     See: mount(2).
     """
-    call = f"mount(src={source}, dst={target}, type={fstype or 'none'}, flags={_flags(flags, _MOUNT_NAMES)}"
+    # An open directory is the safest way to say where, but not the most readable.
+    shown = os.readlink(target) if target.startswith("/proc/self/fd/") else target
+    call = f"mount(src={source}, dst={shown}, type={fstype or 'none'}, flags={_flags(flags, _MOUNT_NAMES)}"
     call += f", data={data})" if data else ")"
-    explain.step(call, _mount_shell(source, target, fstype, flags, data))
+    explain.step(call, _mount_shell(source, shown, fstype, flags, data))
     result = _libc.mount(
         os.fsencode(source),
         os.fsencode(target),

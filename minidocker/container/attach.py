@@ -1,0 +1,63 @@
+"""The other end of a shim's socket: what `attach`, `run` without `-d`, `exec` and `wait` hold."""
+
+import json
+import socket
+from collections.abc import Iterator
+
+from minidocker.container import stream
+
+
+class Attachment:
+    """A connection to a running process's input and output.
+
+    After `frames` has ended, `exit_code` says how the process did; None means that the shim went away, or that we
+    closed the connection, before the process ended.
+    """
+
+    def __init__(self, connection: socket.socket, terminal: bool, frames: stream.Frames | None = None) -> None:
+        self.socket = connection
+        self.terminal = terminal
+        self.exit_code: int | None = None
+        self._frames = frames or stream.Frames()
+        self._arrived: list[tuple[int, bytes]] = []
+
+    def push(self, frames: list[tuple[int, bytes]]) -> None:
+        """Take frames that had arrived before this object was made."""
+        self._arrived += frames
+
+    def send_stdin(self, data: bytes) -> None:
+        """Give the process input.
+
+        Raises: OSError when the shim is gone.
+        """
+        self.socket.sendall(stream.pack(stream.STDIN, data))
+
+    def close_stdin(self) -> None:
+        """Tell the process that there is no more input."""
+        self.socket.sendall(stream.pack(stream.CLOSE_STDIN))
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Tell the process's terminal how large its window is, in characters."""
+        self.socket.sendall(stream.pack(stream.RESIZE, json.dumps({"rows": rows, "columns": columns}).encode()))
+
+    def frames(self) -> Iterator[tuple[int, bytes]]:
+        """Yield the output as it comes: (`stream.STDOUT` or `stream.STDERR`, bytes), until the process ends."""
+        while True:
+            while self._arrived:
+                kind, payload = self._arrived.pop(0)
+                if kind in (stream.STDOUT, stream.STDERR):
+                    yield kind, payload
+                elif kind == stream.EXIT:
+                    self.exit_code = json.loads(payload)["exit_code"]
+                    return
+            try:
+                data = self.socket.recv(65536)
+            except ConnectionResetError:
+                return
+            if not data:
+                return
+            self._arrived += self._frames.feed(data)
+
+    def close(self) -> None:
+        """Let go: the process runs on."""
+        self.socket.close()

@@ -1,0 +1,56 @@
+"""Undoing: what a shim does when its container ends, and what others do for a shim that was killed."""
+
+import contextlib
+import os
+import signal
+
+from minidocker.container import cgroups, network, records
+from minidocker.container.records import Container, Containers
+from minidocker.container.spec import Spec
+from minidocker.linux import trees
+
+
+def disconnect(containers: Containers, container_id: str) -> None:
+    """Give back the container's address and ports."""
+    network.disconnect(containers.run, container_id)
+
+
+def remove_run_folder(containers: Containers, container_id: str) -> None:
+    """Remove what the container had at run time."""
+    folder = containers.run_path(container_id)
+    with contextlib.suppress(FileNotFoundError):
+        for name in os.listdir(folder):
+            os.unlink(f"{folder}/{name}")
+        os.rmdir(folder)
+
+
+def remove_container(containers: Containers, container_id: str, spec: Spec, volumes: bool) -> None:
+    """Remove the container's folder, and with `volumes` the volumes that never had a name of their own."""
+    with contextlib.suppress(FileNotFoundError):
+        trees.delete(containers.forget(container_id))
+    if volumes:
+        for mount in spec.mounts:
+            if mount.kind == "volume" and not mount.name:
+                with contextlib.suppress(FileNotFoundError):
+                    trees.delete(os.path.dirname(mount.source))
+
+
+def after_dead_shim(containers: Containers, container: Container) -> None:
+    """Undo what the shim of `container` would have undone, had it not been killed. Holding the container's lock.
+
+    The kernel has ended its process when the shim died; should it live on all the same, it ends now. Does nothing to a
+    container whose shim is alive, or that ended as it should.
+    """
+    if container.running or not os.path.isdir(containers.run_path(container.id)):
+        return
+    state = container.state
+    if state.pid and state.boot == records.boot_id() and records.start_time(state.pid) == state.pid_start:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(state.pid, signal.SIGKILL)
+    disconnect(containers, container.id)
+    cgroups.remove(cgroups.existing(container.id, cgroups.mounted()))
+    remove_run_folder(containers, container.id)
+    if state.status == records.EXITED:
+        containers.write_state(container.id, state._replace(finished=state.finished or records.now()))
+    if container.spec.remove and state.status == records.EXITED:
+        remove_container(containers, container.id, container.spec, volumes=True)

@@ -1,0 +1,116 @@
+"""Starting a shim and agreeing with it, step by step, on a process that is to run.
+
+engine                                    shim
+BEGIN what to run, the held ports   →     makes the cgroups, the namespaces
+                                    ←     CREATED pid
+makes the network                         (the process makes its root meanwhile)
+GO the address                      →     lets the program run
+                                    ←     STARTED, or FAILED at any time and everything undone
+"""
+
+import contextlib
+import json
+import os
+import socket
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from minidocker import explain
+from minidocker.container import stream
+from minidocker.container.attach import Attachment
+from minidocker.container.spec import Spec
+from minidocker.errors import StartError
+
+Json = dict[str, Any]
+
+# -I and -S: neither the user's environment nor site-packages; the shim needs only this package and the library.
+_PROGRAM = "import sys; sys.path.insert(0, sys.argv[1]); from minidocker.container import shim; shim.main()"
+
+
+class Process(NamedTuple):
+    """What a new shim is told to run; `join` is `{pid, start}` of the container's first process for an `exec`."""
+
+    id: str
+    root: str
+    run: str
+    layers: str
+    spec: Spec
+    attach: bool
+    join: Json | None = None
+
+
+def launch(process: Process, ports: list[socket.socket], on_created: Callable[[int], Json]) -> Attachment | None:
+    """Start a shim and have it run `process`; return a connection to it if one is to stay attached.
+
+    `on_created` is called with the process's id once its namespaces exist, and returns what its network is like.
+
+    Raises: StartError with what the shim says; whatever `on_created` raises, after which nothing runs either.
+    """
+    if len(ports) > stream.MOST_DESCRIPTORS:
+        raise StartError(f"cannot publish {len(ports)} ports: {stream.MOST_DESCRIPTORS} are the most for one container")
+    connection = _spawn(process.id)
+    with contextlib.ExitStack() as on_failure:
+        on_failure.callback(connection.close)  # the shim undoes everything when we go away
+        message = {**process._asdict(), "spec": process.spec.to_json(), "explain": explain.listening()}
+        begin = stream.pack(stream.BEGIN, json.dumps(message).encode())
+        socket.send_fds(connection, [begin], [held.fileno() for held in ports])
+        frames = stream.Frames()
+        arrived: list[tuple[int, bytes]] = []
+        while not any(kind == stream.STARTED for kind, _ in arrived):
+            arrived.clear()
+            data = connection.recv(65536)
+            if not data:
+                raise StartError("the container's shim died while it was starting the container")
+            for kind, payload in frames.feed(data):
+                arrived.append((kind, payload))
+                _follow(connection, kind, payload, on_created)
+        on_failure.pop_all()
+    if not process.attach:
+        connection.close()
+        return None
+    attachment = Attachment(connection, process.spec.terminal, frames)
+    attachment.push(arrived)
+    return attachment
+
+
+def _follow(connection: socket.socket, kind: int, payload: bytes, on_created: Callable[[int], Json]) -> None:
+    """Do our part for one frame of the shim's."""
+    if kind == stream.EXPLAIN:
+        explain.step(*json.loads(payload))
+    elif kind == stream.CREATED:
+        network = on_created(json.loads(payload)["pid"])
+        connection.sendall(stream.pack(stream.GO, json.dumps(network).encode()))
+    elif kind == stream.FAILED:
+        failure = json.loads(payload)
+        raise StartError(failure["error"], failure["exit_code"])
+
+
+def _spawn(container_id: str) -> socket.socket:
+    """Start a shim; return our end of its socket.
+
+    posix_spawn(3) forks and executes in one step, without running any of this process's code in between: safe
+    whatever other threads do. The shim forks once more, so that it is nobody's child that has to be waited for.
+    """
+    ours, theirs = socket.socketpair()
+    package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    arguments = [sys.executable, "-I", "-S", "-c", _PROGRAM, package, f"minidocker-shim {container_id[:12]}"]
+    quiet = [(os.POSIX_SPAWN_OPEN, fd, "/dev/null", os.O_WRONLY, 0) for fd in (1, 2)]
+    if os.environ.get("MINIDOCKER_DEBUG"):
+        quiet = []
+    explain.step(f"posix_spawn({sys.executable}, minidocker.container.shim)", "setsid python3 shim.py &")
+    try:
+        pid = os.posix_spawn(
+            sys.executable,
+            arguments,
+            {"PATH": os.environ.get("PATH", os.defpath)},
+            file_actions=[(os.POSIX_SPAWN_DUP2, theirs.fileno(), 0), *quiet],
+            setsid=True,
+        )
+    except BaseException:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+    os.waitpid(pid, 0)
+    return ours

@@ -1,0 +1,255 @@
+"""A container's life: start, attach, exec, stop, kill, restart, wait, remove.
+
+Every command that changes a container holds its lock; two at once on the same one come one after the other.
+"""
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import threading
+from typing import Any
+
+from minidocker.container import cleanup, etc, launch, network, options, ports, records, relay
+from minidocker.container.attach import Attachment
+from minidocker.container.options import ExecOptions
+from minidocker.container.records import Container, Containers
+from minidocker.errors import Conflict, ContainerStateError, StartError
+from minidocker.linux import capabilities
+
+Json = dict[str, Any]
+
+
+def start(containers: Containers, container: Container, attach: bool = False) -> Attachment | None:
+    """Run the container's program. Starting one that runs is no error, as in docker.
+
+    Raises: StartError, NetworkError: nothing runs, what was set up is undone, and the record says why.
+    """
+    with containers.lock(container.id):
+        container = containers.load(container.id)
+        if container.running:
+            return connect(containers, container) if attach else None
+        cleanup.after_dead_shim(containers, container)
+        with contextlib.ExitStack() as stack:
+            try:
+                return _start(containers, container, attach, stack)
+            except BaseException as error:
+                _record_failure(containers, container, error)
+                raise
+
+
+def _start(
+    containers: Containers, container: Container, attach: bool, stack: contextlib.ExitStack
+) -> Attachment | None:
+    """Start under the container's lock; `stack` closes what this process need not hold any longer than that."""
+    spec, folder = container.spec, containers.path(container.id)
+    for name in ("upper", "work", "merged", "init"):
+        os.makedirs(f"{folder}/{name}", exist_ok=True)
+    hostname = os.uname().nodename if spec.network == "host" else spec.hostname
+    etc.prepare(folder, hostname, spec.network == "host")
+    held: list[socket.socket] = []
+    published = spec.ports
+    if spec.network == "bridge":
+        threading.Thread(target=network.preload, daemon=True).start()
+        resolved, held = ports.reserve(containers.run, container.id, container.name, spec.ports)
+        published = tuple(resolved)
+        stack.callback(_close_all, held)
+
+    def make_network(pid: int) -> Json:
+        """Connect the new, empty network namespace, if the container is to have one."""
+        if spec.network != "bridge":
+            etc_hosts_for("", "")
+            return {"address": "", "gateway": "", "mac": "", "ports": []}
+        endpoint = network.connect(containers.run, container.id, pid, published, container.state.address)
+        etc_hosts_for(endpoint.address, endpoint.gateway)
+        shown = [port._asdict() for port in published]
+        return {"address": endpoint.address, "gateway": endpoint.gateway, "mac": endpoint.mac, "ports": shown}
+
+    def etc_hosts_for(address: str, gateway: str) -> None:
+        if spec.network != "host":
+            etc.write(f"{folder}/hosts", etc.hosts(address, hostname, spec.extra_hosts, gateway))
+
+    process = launch.Process(container.id, containers.root, containers.run, containers.layers, spec, attach)
+    return launch.launch(process, held, make_network)
+
+
+def _close_all(sockets: list[socket.socket]) -> None:
+    for held in sockets:
+        held.close()
+
+
+def _record_failure(containers: Containers, container: Container, error: BaseException) -> None:
+    """Write down why the container did not start: `ps -a` and `inspect` show it."""
+    code = error.exit_code if isinstance(error, StartError) else 128
+    state = container.state._replace(exit_code=code, error=str(error), finished="")
+    with contextlib.suppress(OSError):
+        containers.write_state(container.id, state)
+
+
+def connect(containers: Containers, container: Container) -> Attachment:
+    """Attach to a running container.
+
+    Raises: ContainerStateError when it does not run.
+    """
+    try:
+        connection = relay.connect(containers.run_path(container.id))
+    except (FileNotFoundError, ConnectionRefusedError):
+        raise ContainerStateError("You cannot attach to a stopped container, start it first") from None
+    return Attachment(connection, container.spec.terminal)
+
+
+def execute(containers: Containers, container: Container, asked: ExecOptions) -> Attachment | None:
+    """Run one more program in a running container; return a connection to it unless it is detached.
+
+    Raises: ContainerStateError when the container does not run, StartError when the program cannot be.
+    """
+    if not container.running:
+        raise ContainerStateError(f"Container {container.id} is not running")
+    spec = container.spec._replace(
+        args=asked.command,
+        env=merge_env(container.spec.env, (*(("TERM=xterm",) if asked.terminal else ()), *asked.env)),
+        user=asked.user or container.spec.user,
+        workdir=asked.workdir or container.spec.workdir,
+        terminal=asked.terminal,
+        open_stdin=asked.interactive,
+        init=False,
+        capabilities=capabilities.NAMES if asked.privileged else container.spec.capabilities,
+    )
+    join = {"pid": container.state.pid, "start": container.state.pid_start}
+    attach = not asked.detach
+    process = launch.Process(container.id, containers.root, containers.run, containers.layers, spec, attach, join)
+    return launch.launch(process, [], lambda pid: {})
+
+
+def merge_env(first: tuple[str, ...], second: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the variables of both; where both have one, the second's value, at the first's place."""
+    merged = dict(variable.partition("=")[::2] for variable in first)
+    merged.update(dict(variable.partition("=")[::2] for variable in second))
+    return tuple(f"{name}={value}" for name, value in merged.items())
+
+
+def send_signal(container: Container, number: signal.Signals) -> None:
+    """Send a signal to the container's first process, and to no other that has come to have its number.
+
+    See: pidfd_open(2): a descriptor stands for one process, a number for whoever has it.
+
+    Raises: ContainerStateError when the container does not run.
+    """
+    try:
+        pidfd = os.pidfd_open(container.state.pid) if container.running else -1
+    except ProcessLookupError:
+        pidfd = -1
+    if pidfd < 0:
+        raise ContainerStateError(f"Container {container.id} is not running")
+    try:
+        if records.start_time(container.state.pid) == container.state.pid_start:
+            signal.pidfd_send_signal(pidfd, number)
+    finally:
+        os.close(pidfd)
+
+
+def kill(container: Container, name: str = "KILL") -> None:
+    """Send the container a signal, SIGKILL where nothing else is said.
+
+    Raises: InvalidArgument, ContainerStateError.
+    """
+    number = options.parse_signal(name)
+    try:
+        send_signal(container, number)
+    except ContainerStateError as error:
+        raise ContainerStateError(f"Cannot kill container: {container.name}: {error}") from None
+
+
+def stop(containers: Containers, container: Container, timeout: float = 10.0, name: str = "") -> None:
+    """Ask the container to end by its stop signal; kill it when it has not after `timeout` seconds (-1: never).
+
+    One that does not run is stopped already.
+    """
+    number = options.parse_signal(name or container.spec.stop_signal)
+    with contextlib.suppress(ContainerStateError):
+        send_signal(container, number)
+        if not wait_for_shim(container, timeout if timeout >= 0 else None):
+            send_signal(container, signal.SIGKILL)
+            wait_for_shim(container, None)
+    _settle(containers, container)
+
+
+def wait_for_shim(container: Container, timeout: float | None) -> bool:
+    """Wait until the container has ended and its shim has undone and written down everything; say whether it has."""
+    state = container.state
+    try:
+        pidfd = os.pidfd_open(state.shim)
+    except ProcessLookupError:
+        return True
+    try:
+        if records.start_time(state.shim) != state.shim_start:
+            return True
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        return bool(poll.poll(None if timeout is None else timeout * 1000))
+    finally:
+        os.close(pidfd)
+
+
+def _settle(containers: Containers, container: Container) -> None:
+    """Clean up after a shim that was killed, if it was."""
+    if os.path.isdir(containers.path(container.id)):
+        with containers.lock(container.id):
+            cleanup.after_dead_shim(containers, containers.load(container.id))
+
+
+def restart(containers: Containers, container: Container, timeout: float = 10.0) -> None:
+    """Stop the container, if it runs, and start it."""
+    stop(containers, container, timeout)
+    start(containers, container)
+
+
+def wait(containers: Containers, container: Container) -> int:
+    """Wait until the container ends; return its exit code. One that does not run has ended already."""
+    if not container.running:
+        return container.state.exit_code
+    with contextlib.suppress(ContainerStateError):
+        attachment = connect(containers, container)
+        for _ in attachment.frames():
+            pass
+        attachment.close()
+        if attachment.exit_code is not None:
+            return attachment.exit_code
+    wait_for_shim(container, None)
+    return containers.state(container.id).exit_code
+
+
+def remove(containers: Containers, container: Container, force: bool = False, volumes: bool = False) -> None:
+    """Remove the container, its changes and its log; with `volumes` also those of its volumes that have no name.
+
+    Raises: Conflict when it runs and is not to be killed by `force`.
+    """
+    if container.running:
+        if not force:
+            raise Conflict(
+                f"You cannot remove a running container {container.id}. "
+                "Stop the container before attempting removal or force remove"
+            )
+        with contextlib.suppress(ContainerStateError):
+            send_signal(container, signal.SIGKILL)
+        wait_for_shim(container, None)
+    if not os.path.isdir(containers.path(container.id)):
+        return  # it was a --rm container, and its shim was faster
+    with containers.lock(container.id):
+        if not force and containers.load(container.id).running:
+            raise Conflict(f"container {container.id} was started meanwhile: stop it before removing it")
+        cleanup.after_dead_shim(containers, container._replace(state=containers.state(container.id)))
+        cleanup.remove_container(containers, container.id, container.spec, volumes)
+
+
+def processes(container: Container) -> list[int]:
+    """Return the ids, on the host, of the processes in a container's pid namespace, its first one first."""
+    own = os.readlink(f"/proc/{container.state.pid}/ns/pid")
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(OSError):
+                if os.readlink(f"/proc/{name}/ns/pid") == own:
+                    found.append(int(name))
+    return sorted(found, key=records.start_time)

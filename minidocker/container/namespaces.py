@@ -1,0 +1,206 @@
+"""The birth of a container's process, in the kernel's order; and the way into a running container.
+
+`be_born` is the story: read it from top to bottom. It runs in a child of the shim that is process 1 of a new pid
+namespace. The child that fails at any step tells the shim why and exits: it never goes on with half its isolation.
+"""
+
+import fcntl
+import os
+import signal
+import struct
+import termios
+from collections.abc import Callable
+from typing import NamedTuple
+
+from minidocker import explain
+from minidocker.container import init, network, rootfs, security
+from minidocker.container.spec import Spec
+from minidocker.errors import StartError
+from minidocker.linux import syscalls
+from minidocker.linux.syscalls import (
+    CLONE_NEWCGROUP,
+    CLONE_NEWIPC,
+    CLONE_NEWNET,
+    CLONE_NEWNS,
+    CLONE_NEWPID,
+    CLONE_NEWUTS,
+)
+
+TIOCGPTN = 0x80045430  # see: ioctl_tty(2)
+TIOCSPTLCK = 0x40045431
+
+
+class Parent(NamedTuple):
+    """How the child speaks with its shim: each is called by the child, and the last two wait for the shim's word."""
+
+    give_terminal: Callable[[int], None]
+    wait_until_limited: Callable[[], None]
+    wait_for_go: Callable[[], None]
+
+
+class Streams(NamedTuple):
+    """The descriptors that become the process's standard input, output and error; -1 is /dev/null."""
+
+    stdin: int = -1
+    stdout: int = -1
+    stderr: int = -1
+
+
+def fork_into_pid_namespace(namespace: int = -1) -> int:
+    """Fork a child into a new pid namespace, or into the one that `namespace` (a pidfd) is in; return as os.fork.
+
+    unshare(2) and setns(2) with CLONE_NEWPID do not move the caller, only the children it has from then on. The shim
+    moves back at once: when process 1 of a namespace has ended, nothing can be forked into it any more.
+    """
+    own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+    if namespace < 0:
+        syscalls.unshare(CLONE_NEWPID)
+    else:
+        syscalls.setns(namespace, CLONE_NEWPID)
+    pid = os.fork()
+    if pid:
+        syscalls.setns(own, CLONE_NEWPID)
+        os.close(own)
+    return pid
+
+
+def be_born(spec: Spec, layout: rootfs.Layout, streams: Streams, parent: Parent) -> None:
+    """Become the container: from a process that is only alone in its pid namespace to the program it runs.
+
+    Does not return. Raises: OSError with the call that failed, StartError.
+    """
+    # If the shim dies, so do we: a container that nobody watches must not go on.
+    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+    # What the image contains must not be able to look at this process, or write to its program, before it is gone.
+    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
+    os.setsid()
+    own_network = spec.network != "host"
+    syscalls.unshare(CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | (CLONE_NEWNET if own_network else 0))
+    # The cgroup namespace's root is the cgroup that we are in now: the shim has to have put us there.
+    parent.wait_until_limited()
+    syscalls.unshare(CLONE_NEWCGROUP)
+    if own_network:
+        network.bring_up_loopback()
+    if spec.hostname and own_network:
+        syscalls.sethostname(spec.hostname)
+    rootfs.build(spec, layout)
+    rootfs.pivot(layout.merged, spec.read_only)
+    if not spec.privileged:
+        rootfs.protect()
+    if spec.terminal:
+        streams = open_terminal(parent, console=True)
+    parent.wait_for_go()
+    take_over(spec, streams)
+
+
+def join(spec: Spec, pidfd: int, streams: Streams, parent: Parent) -> None:
+    """Enter a running container beside its process: `exec`. The caller is in its pid namespace already.
+
+    Does not return. Raises as `be_born`.
+    """
+    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+    # From setns on, the container's processes can see this one: they must not reach its memory or its program.
+    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
+    os.setsid()
+    parent.wait_until_limited()
+    kinds = CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWCGROUP
+    syscalls.setns(pidfd, kinds | (0 if spec.network == "host" else CLONE_NEWNET))
+    os.chdir("/")
+    if spec.terminal:
+        streams = open_terminal(parent, console=False)
+    parent.wait_for_go()
+    take_over(spec, streams)
+
+
+def open_terminal(parent: Parent, console: bool) -> Streams:
+    """Make a pseudo-terminal in the container's own devpts, hand its master to the shim, and keep its other end.
+
+    It becomes this session's controlling terminal: by it, ctrl-c reaches the foreground job. As `console` it is also
+    bound to /dev/console.
+
+    See: pts(4), ioctl_tty(2).
+    """
+    explain.step("open(/dev/pts/ptmx) -> a master", "script /dev/null  # a new pseudo-terminal")
+    master = os.open("/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    fcntl.ioctl(master, TIOCSPTLCK, struct.pack("i", 0))
+    number = struct.unpack("i", fcntl.ioctl(master, TIOCGPTN, struct.pack("i", 0)))[0]
+    path = f"/dev/pts/{number}"
+    slave = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    if console:
+        os.close(os.open("/dev/console", os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o620))
+        syscalls.mount(path, "/dev/console", flags=syscalls.MS_BIND)
+    parent.give_terminal(master)
+    os.close(master)
+    explain.step(f"ioctl({path}, TIOCSCTTY)", f"setsid --ctty sh <{path} >{path} 2>&1")
+    fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
+    return Streams(slave, slave, slave)
+
+
+def take_over(spec: Spec, streams: Streams) -> None:
+    """Become the program: its directory, streams, user, capabilities, environment; then execve(2)."""
+    identity = security.identify(spec.user)
+    connect_streams(streams, identity)
+    os.umask(0o022)
+    environment = dict(variable.partition("=")[::2] for variable in spec.env)
+    environment.setdefault("HOME", identity.home)
+    enter_workdir(spec.workdir)
+    security.drop(identity, spec.capabilities, spec.no_new_privileges)
+    # The kernel forgets this wish when credentials change: say it again.
+    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+    if spec.init:
+        init.run_beneath(spec.terminal)
+    path = security.program(spec.args, environment)
+    restore_signals()
+    explain.step(f"execve({path}, {list(spec.args)})", f"exec {' '.join(spec.args)}")
+    try:
+        os.execve(path, spec.args, environment)
+    except OSError as error:
+        raise StartError(f'exec: "{spec.args[0]}": {(error.strerror or "failed").lower()}', exit_code=126) from error
+
+
+def enter_workdir(path: str) -> None:
+    """Go to the working directory, making it where the image has none.
+
+    It is reached by its path in the container's root and must lie there: a directory that is reached some other way,
+    as through /proc/self/fd, has no path that begins with `/` (the class of CVE-2024-21626).
+    """
+    try:
+        os.makedirs(path, exist_ok=True)
+        os.chdir(path)
+    except OSError as error:
+        raise StartError(
+            f"cannot enter the working directory {path}: {(error.strerror or 'failed').lower()}"
+        ) from error
+    if not os.getcwd().startswith("/"):
+        raise StartError(f"the working directory {path} lies outside the container")
+
+
+def connect_streams(streams: Streams, identity: security.Identity) -> None:
+    """Make `streams` descriptors 0, 1 and 2, owned by the user, and close every other one on exec.
+
+    The owner matters to programs that open /dev/stdout again.
+    """
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    for number, fd in enumerate(streams):
+        if fd >= 0:
+            os.fchown(fd, identity.uid, -1)
+        os.dup2(fd if fd >= 0 else null, number, inheritable=True)
+    close_on_exec()
+
+
+def close_on_exec() -> None:
+    """Let no descriptor but the first three reach the program, whoever opened it."""
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2:
+            try:
+                os.set_inheritable(int(name), False)
+            except OSError:
+                continue  # the listing's own descriptor, closed since
+
+
+def restore_signals() -> None:
+    """Give every signal its default meaning and block none: Python ignores SIGPIPE, and the program must not."""
+    for number in signal.valid_signals():
+        if number not in (signal.SIGKILL, signal.SIGSTOP) and number < signal.SIGRTMIN:
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())

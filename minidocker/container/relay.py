@@ -1,0 +1,280 @@
+"""What a shim does while its container runs: carry bytes between the process, its log and those who are attached.
+
+One loop, one thread. A slow reader slows the container down, as a terminal would; one that is gone does not.
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import select
+import socket
+import struct
+import termios
+import time
+
+from minidocker.container import records, stream
+from minidocker.container.namespaces import Streams
+
+_CHUNK = 65536
+_HIGH_WATER = 1024 * 1024  # bytes that may wait for a slow reader before the container has to wait, too
+_SOCKET = "attach.sock"
+
+
+class Client:
+    """One who is attached: frames arrive from it, and bytes wait to be sent to it."""
+
+    def __init__(self, connection: socket.socket, is_owner: bool) -> None:
+        connection.setblocking(False)
+        self.connection = connection
+        self.is_owner = is_owner
+        self.frames = stream.Frames()
+        self.waiting = bytearray()
+
+    def send(self) -> None:
+        """Send what waits, as far as it goes without blocking.
+
+        Raises: OSError when the other side is gone.
+        """
+        with contextlib.suppress(BlockingIOError):
+            while self.waiting:
+                del self.waiting[: self.connection.send(self.waiting[:_CHUNK])]
+
+
+class Log:
+    """The container's log: a line of JSON for each line of output, as docker's `json-file` driver writes it."""
+
+    def __init__(self, path: str) -> None:
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+        self._unfinished = {"stdout": b"", "stderr": b""}
+
+    def write(self, source: str, data: bytes, last: bool = False) -> None:
+        """Add output; what is not a whole line yet waits for its end, or for `last`.
+
+        A disk that is full loses lines of the log, not the container.
+        """
+        *lines, rest = (self._unfinished[source] + data).split(b"\n")
+        whole = [line + b"\n" for line in lines]
+        if rest and (last or len(rest) >= _CHUNK):
+            whole, rest = [*whole, rest], b""
+        self._unfinished[source] = rest
+        if whole:
+            now = records.now()
+            entries = [
+                json.dumps({"log": line.decode(errors="surrogateescape"), "stream": source, "time": now})
+                for line in whole
+            ]
+            with contextlib.suppress(OSError):
+                os.write(self._fd, ("\n".join(entries) + "\n").encode())
+
+
+class Relay:
+    """The loop. `streams` are the shim's ends: where input is written to, where output and errors are read from."""
+
+    def __init__(self, streams: Streams, log_path: str = "") -> None:
+        self._stdin = streams.stdin
+        self._terminal = streams.stdin == streams.stdout and streams.stdin >= 0
+        self._outputs = {streams.stdout: stream.STDOUT}
+        if streams.stderr >= 0:
+            self._outputs[streams.stderr] = stream.STDERR
+        self._log = Log(log_path) if log_path else None
+        self._input = bytearray()
+        self._input_ends = False
+        self._listener: socket.socket | None = None
+        self._clients: dict[int, Client] = {}
+        for fd in {streams.stdin, *self._outputs}:
+            if fd >= 0:
+                os.set_blocking(fd, False)
+
+    def listen(self, folder: str) -> None:
+        """Let others attach, at a socket in `folder`."""
+        # A socket's address has room for 107 bytes: bind by a relative name.
+        os.chdir(folder)
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(_SOCKET)
+        self._listener.listen(64)
+        self._listener.setblocking(False)
+        os.chdir("/")
+
+    def adopt(self, connection: socket.socket, attach: bool) -> None:
+        """Make the engine that started us the first who is attached, or let it go."""
+        if attach:
+            self._clients[connection.fileno()] = Client(connection, is_owner=True)
+        else:
+            connection.close()
+
+    def serve(self, pid: int) -> int:
+        """Carry bytes until process `pid` has ended and its output is read; return its exit code, as a shell would.
+
+        See: pidfd_open(2): the descriptor becomes readable when the process ends.
+        """
+        pidfd = os.pidfd_open(pid)
+        ended = False
+        while not ended:
+            for fd, _ in self._poll(pidfd):
+                ended = ended or fd == pidfd
+                self._handle(fd)
+        os.close(pidfd)
+        self._drain()
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        return status if status >= 0 else 128 - status
+
+    def _poll(self, pidfd: int = -1, timeout: float | None = None) -> list[tuple[int, int]]:
+        """Wait for something to do; who is not asked for is not read, and waits."""
+        poll = select.poll()
+        if pidfd >= 0:
+            poll.register(pidfd, select.POLLIN)
+        if self._listener:
+            poll.register(self._listener, select.POLLIN)
+        wanted: dict[int, int] = {}
+        clients_keep_up = all(len(client.waiting) < _HIGH_WATER for client in self._clients.values())
+        for fd in self._outputs:
+            wanted[fd] = select.POLLIN if clients_keep_up else 0
+        if self._input:
+            wanted[self._stdin] = wanted.get(self._stdin, 0) | select.POLLOUT
+        for fd, client in self._clients.items():
+            wanted[fd] = select.POLLIN if len(self._input) < _HIGH_WATER else 0
+            wanted[fd] |= select.POLLOUT if client.waiting else 0
+        for fd, events in wanted.items():
+            if events:
+                poll.register(fd, events)
+        return poll.poll(timeout)
+
+    def _handle(self, fd: int) -> None:
+        """Do what one ready descriptor asks for."""
+        if self._listener and fd == self._listener.fileno():
+            self._accept()
+        elif fd in self._clients:
+            self._serve_client(self._clients[fd])
+        else:
+            if fd == self._stdin and self._input:
+                self._write_input()
+            if fd in self._outputs:
+                self._read_output(fd)
+
+    def _accept(self) -> None:
+        if self._listener:
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    connection, _ = self._listener.accept()
+                    self._clients[connection.fileno()] = Client(connection, is_owner=False)
+
+    def _read_output(self, fd: int) -> None:
+        """Take output of the process to the log and to everyone attached."""
+        kind = self._outputs[fd]
+        try:
+            data = os.read(fd, _CHUNK)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            if error.errno != errno.EIO:  # a terminal's master says so when the last process has closed it
+                raise
+            data = b""
+        if not data:
+            del self._outputs[fd]
+        if self._log:
+            self._log.write("stderr" if kind == stream.STDERR else "stdout", data, last=not data)
+        if data:
+            frame = stream.pack(kind, data)
+            for client in self._clients.values():
+                client.waiting += frame
+
+    def _serve_client(self, client: Client) -> None:
+        """Send what waits for a client and take what it sends; forget it when it is gone."""
+        try:
+            client.send()
+            data = client.connection.recv(_CHUNK)
+            for kind, payload in client.frames.feed(data):
+                self._take(kind, payload)
+            gone = not data
+        except BlockingIOError:
+            gone = False
+        except (OSError, ValueError):
+            gone = True
+        if gone:
+            del self._clients[client.connection.fileno()]
+            client.connection.close()
+            if client.is_owner:
+                self._end_input()
+
+    def _take(self, kind: int, payload: bytes) -> None:
+        """Do what a frame from a client asks for."""
+        if kind == stream.STDIN and self._stdin >= 0:
+            self._input += payload
+            self._write_input()
+        elif kind == stream.CLOSE_STDIN:
+            self._end_input()
+        elif kind == stream.RESIZE and self._terminal:
+            size = json.loads(payload)
+            window = struct.pack("HHHH", size["rows"], size["columns"], 0, 0)
+            fcntl.ioctl(self._stdin, termios.TIOCSWINSZ, window)
+
+    def _write_input(self) -> None:
+        """Give the process what was typed, as far as it takes it now."""
+        try:
+            while self._input:
+                del self._input[: os.write(self._stdin, self._input[:_CHUNK])]
+        except BlockingIOError:
+            return
+        except OSError:  # it does not read any more
+            self._input.clear()
+            self._input_ends = True
+        if self._input_ends and not self._terminal:
+            self._end_input()
+
+    def _end_input(self) -> None:
+        """Close the process's standard input once everything typed before was taken. A terminal stays."""
+        self._input_ends = True
+        if not self._input and not self._terminal and self._stdin >= 0:
+            os.close(self._stdin)
+            self._stdin = -1
+
+    def _drain(self) -> None:
+        """Read what a process that has ended left in its pipes; what others still hold them for is not waited for."""
+        while self._outputs:
+            poll = select.poll()
+            for fd in self._outputs:
+                poll.register(fd, select.POLLIN)
+            ready = poll.poll(0)
+            if not ready:
+                break
+            for fd, _ in ready:
+                self._read_output(fd)
+        if self._log:
+            for source in ("stdout", "stderr"):
+                self._log.write(source, b"", last=True)
+
+    def say_goodbye(self, how: dict[str, object]) -> None:
+        """Tell everyone attached how it ended, after the last of the output; wait a while for those who are slow."""
+        self._accept()
+        goodbye = stream.pack(stream.EXIT, json.dumps(how).encode())
+        for client in self._clients.values():
+            client.waiting += goodbye
+        deadline = time.monotonic() + 10
+        self._outputs.clear()
+        self._input.clear()
+        while self._clients and time.monotonic() < deadline:
+            for client in list(self._clients.values()):
+                with contextlib.suppress(OSError):
+                    client.send()
+                    if client.waiting:
+                        continue
+                    client.connection.shutdown(socket.SHUT_WR)
+                del self._clients[client.connection.fileno()]
+            self._poll(timeout=100)
+
+
+def connect(folder: str) -> socket.socket:
+    """Connect to the shim whose run-time folder this is.
+
+    Raises: FileNotFoundError, ConnectionRefusedError when there is none any more.
+    """
+    directory = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        connection = socket.socket(socket.AF_UNIX)
+        # By way of the open directory, for the same 107 bytes; this process's own working directory stays.
+        connection.connect(f"/proc/self/fd/{directory}/{_SOCKET}")
+        return connection
+    finally:
+        os.close(directory)

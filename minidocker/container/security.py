@@ -1,0 +1,104 @@
+"""Who the container's process is, and what it may still do: the last steps before its program takes over.
+
+The caller is in the container's root already: names are looked up in the image's own files, which are read as text
+and never through the C library, whose plug-ins would be the image's code (the class of CVE-2019-14271).
+"""
+
+import os
+from typing import NamedTuple
+
+from minidocker import explain
+from minidocker.errors import StartError
+from minidocker.linux import capabilities, syscalls
+
+
+class Identity(NamedTuple):
+    """Numbers that a `user[:group]` stands for, and the home directory that goes with it."""
+
+    uid: int = 0
+    gid: int = 0
+    groups: tuple[int, ...] = ()
+    home: str = "/"
+
+
+def _entries(path: str, fields: int) -> list[list[str]]:
+    """Read the lines of a passwd(5) or group(5) file that have enough fields; none where there is no such file."""
+    try:
+        with open(path, errors="surrogateescape") as file:
+            lines = [line.rstrip("\n").split(":") for line in file]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return [line for line in lines if len(line) >= fields]
+
+
+def identify(user: str, passwd: str = "/etc/passwd", group: str = "/etc/group") -> Identity:
+    """Look up docker's `user[:group]`: each a name or a number; a number needs no entry.
+
+    Without a group, the user's own groups from group(5) are supplementary ones.
+
+    Raises: StartError, in docker's words, for a name that is not in the files.
+    """
+    name, _, group_name = user.partition(":")
+    uid, gid, home, login = 0, 0, "/", ""
+    for entry in _entries(passwd, 6):
+        if entry[2].isdigit() and (entry[0] == name or entry[2] == (name or "0")):
+            login, uid, gid, home = entry[0], int(entry[2]), int(entry[3] or 0), entry[5] or "/"
+            break
+    else:
+        if name and not name.isdigit():
+            raise StartError(f"unable to find user {name}: no matching entries in passwd file")
+        uid = int(name or 0)
+    groups = [entry for entry in _entries(group, 4) if entry[2].isdigit()]
+    if not group_name:
+        return Identity(uid, gid, tuple(int(g[2]) for g in groups if login and login in g[3].split(",")), home)
+    for entry in groups:
+        if group_name in (entry[0], entry[2]):
+            return Identity(uid, int(entry[2]), (), home)
+    if not group_name.isdigit():
+        raise StartError(f"unable to find group {group_name}: no matching entries in group file")
+    return Identity(uid, int(group_name), (), home)
+
+
+def drop(identity: Identity, keep: tuple[str, ...], no_new_privileges: bool) -> None:
+    """Become `identity` with no more capabilities than `keep`.
+
+    In this order: the bounding set can only be cut by one who has CAP_SETPCAP, and the groups only be set by one who
+    has CAP_SETGID; setuid(2) from root to another user clears the rest; what root keeps is cut last.
+    """
+    bits = capabilities.bits(keep)
+    capabilities.limit_bounding_set(bits)
+    explain.step(f"setgroups({list(identity.groups)})")
+    os.setgroups(identity.groups)
+    explain.step(f"setresgid({identity.gid})", f"setpriv --regid {identity.gid}")
+    os.setresgid(identity.gid, identity.gid, identity.gid)
+    explain.step(f"setresuid({identity.uid})", f"setpriv --reuid {identity.uid}")
+    os.setresuid(identity.uid, identity.uid, identity.uid)
+    capabilities.set_own(bits)
+    if no_new_privileges:
+        explain.step("prctl(PR_SET_NO_NEW_PRIVS, 1)", "setpriv --no-new-privs")
+        syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
+
+
+def program(args: tuple[str, ...], environment: dict[str, str]) -> str:
+    """Find the program that `args` names, as a shell would: by PATH unless the name has a slash.
+
+    Raises: StartError with docker's words and exit code: 127 where there is none, 126 where it cannot be run.
+    """
+    name = args[0]
+    if "/" in name:
+        candidates = [name]
+    else:
+        candidates = [f"{folder or '.'}/{name}" for folder in environment.get("PATH", "").split(":")]
+    found_but = None
+    for candidate in candidates:
+        if os.path.isdir(candidate):
+            found_but = found_but or f'exec: "{name}": is a directory'
+        elif os.access(candidate, os.X_OK):
+            return candidate
+        elif os.path.exists(candidate):
+            found_but = f'exec: "{name}": permission denied'
+    if found_but:
+        raise StartError(found_but, exit_code=126)
+    if "/" in name:
+        raise StartError(f'exec: "{name}": stat {name}: no such file or directory', exit_code=127)
+    raise StartError(f'exec: "{name}": executable file not found in $PATH', exit_code=127)

@@ -1,0 +1,281 @@
+"""The parent of a container's process: a small program of its own that outlives the command which started it.
+
+One shim a container (and one an `exec`). It makes the process, holds its terminal or its pipes, writes the log, serves
+those who attach, waits, writes down how it ended, and undoes what was set up. There is no daemon: a command may be
+killed without hurting a container, and a shim's death ends only its own.
+
+It is started as a fresh interpreter with few imports (`python -I -S`), so that starting from a threaded process is
+safe and a hundred of them cost little. Its standard input is a socket to the engine: see `minidocker.container.stream`.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+from typing import Any, NoReturn
+
+from minidocker import explain
+from minidocker.container import cgroups, cleanup, namespaces, records, rootfs, stream
+from minidocker.container.relay import Relay
+from minidocker.container.spec import Port, Spec
+from minidocker.errors import MinidockerError, StartError
+
+Json = dict[str, Any]
+
+
+class Control:
+    """The socket to the engine that started us, until the program runs."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.connection = connection
+        self._frames = stream.Frames()
+        self._waiting: list[tuple[int, bytes]] = []
+        self.descriptors: list[int] = []
+
+    def send(self, kind: int, message: Any = None) -> None:
+        """Send one frame; a listener that is gone is noticed when we next receive."""
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self.connection.sendall(stream.pack(kind, json.dumps(message).encode()))
+
+    def expect(self, kind: int) -> Json:
+        """Wait for a frame of this kind.
+
+        Raises: StartError when the engine goes away, or gives up, before the program runs: nothing may run unseen.
+        """
+        while not self._waiting:
+            data, fds, _, _ = socket.recv_fds(self.connection, 65536, stream.MOST_DESCRIPTORS)
+            self.descriptors += fds
+            if not data:
+                raise StartError("the command that was starting the container was interrupted")
+            self._waiting += self._frames.feed(data)
+        arrived, payload = self._waiting.pop(0)
+        if arrived != kind:
+            raise StartError(f"expected frame {kind} from the engine and got {arrived}")
+        message: Json = json.loads(payload)
+        return message
+
+
+class Child:
+    """The shim's side of the pair of sockets between it and the process that is becoming the container."""
+
+    def __init__(self) -> None:
+        self.ours, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+    def parent(self) -> namespaces.Parent:
+        """Return what the child may do with its end."""
+        self.ours.close()
+        return namespaces.Parent(self._give_terminal, self._wait, self._wait_ready)
+
+    def _give_terminal(self, master: int) -> None:
+        socket.send_fds(self.theirs, [b"terminal"], [master])
+
+    def _wait(self) -> None:
+        if not self.theirs.recv(16):
+            os._exit(1)  # the shim is gone
+
+    def _wait_ready(self) -> None:
+        self.theirs.send(b"ready")
+        self._wait()
+
+    def tell_step(self, kernel: str, shell: str) -> None:
+        """Pass on one step of `--explain`."""
+        self.theirs.send(b"step" + json.dumps([kernel, shell]).encode())
+
+    def fail(self, error: BaseException) -> NoReturn:
+        """Report why the container cannot be, and end: called in the child."""
+        code = error.exit_code if isinstance(error, StartError) else 125
+        known = isinstance(error, (MinidockerError, OSError))
+        text = str(error) if known else f"{type(error).__name__}: {error}"
+        with contextlib.suppress(OSError):
+            self.theirs.send(b"error" + json.dumps([text, code]).encode())
+        os._exit(1)
+
+    def listen(self, control: Control, until: bytes) -> int:
+        """Handle what the child sends until it says `until`; return the terminal's master if it sent one, else -1.
+
+        It says nothing more (`b""`) when it has become the program: the socket closes on exec.
+
+        Raises: StartError with what the child reported, or when it died without a word.
+        """
+        terminal = -1
+        while True:
+            message, fds, _, _ = socket.recv_fds(self.ours, 65536, 1)
+            if message.startswith(b"step"):
+                control.connection.sendall(stream.pack(stream.EXPLAIN, message[4:]))
+            elif message.startswith(b"terminal"):
+                terminal = fds[0]
+            elif message.startswith(b"error"):
+                text, code = json.loads(message[5:])
+                raise StartError(text, code)
+            elif message == until:
+                return terminal
+            else:
+                raise StartError("the container's process died before it could begin")
+
+    def proceed(self) -> None:
+        """Let the child go on from where it waits."""
+        self.ours.send(b"go")
+
+
+def main() -> None:
+    """Run one container, or one more process in a running one, as the engine's first frame says."""
+    control = Control(socket.socket(fileno=os.dup(0)))
+    os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
+    if os.fork():  # the engine waits for us, not for the container
+        os._exit(0)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    request = control.expect(stream.BEGIN)
+    if request["explain"]:
+        explain.listen(lambda kernel, shell: control.send(stream.EXPLAIN, [kernel, shell]))
+    spec = Spec.from_json(request["spec"])
+    try:
+        if request["join"]:
+            run_beside(control, request, spec)
+        else:
+            run(control, request, spec)
+    except StartError as error:
+        control.send(stream.FAILED, {"error": str(error), "exit_code": error.exit_code})
+    except (MinidockerError, OSError) as error:
+        control.send(stream.FAILED, {"error": str(error), "exit_code": 125})
+
+
+def run(control: Control, request: Json, spec: Spec) -> None:
+    """Make a container, look after it until it ends, and undo everything in reverse."""
+    container_id = request["id"]
+    containers = records.Containers(request["root"], request["run"])
+    layout = rootfs.Layout(request["layers"], containers.path(container_id))
+    state = records.State()
+    with contextlib.ExitStack() as undo:
+        undo.callback(cleanup.remove_run_folder, containers, container_id)
+        os.makedirs(containers.run_path(container_id), 0o700, exist_ok=True)
+        limits = cgroups.plan(container_id, spec.limits, cgroups.mounted(), spec.privileged)
+        undo.callback(cgroups.remove, limits)
+        cgroups.create(limits)
+
+        pipes = Pipes(spec)
+        child = Child()
+        pid = namespaces.fork_into_pid_namespace()
+        if pid == 0:
+            _become(child, lambda: namespaces.be_born(spec, layout, pipes.for_child, child.parent()), request)
+        undo.callback(kill, pid)
+        child.theirs.close()
+        pipes.close_childs()
+        cgroups.enter(limits, pid)
+        child.proceed()
+        if spec.network == "bridge":
+            undo.callback(cleanup.disconnect, containers, container_id)
+        control.send(stream.CREATED, {"pid": pid})
+        terminal = child.listen(control, b"ready")
+        network = control.expect(stream.GO)
+        state = records.State(
+            records.RUNNING,
+            pid,
+            records.start_time(pid),
+            os.getpid(),
+            records.start_time(os.getpid()),
+            records.boot_id(),
+            started=records.now(),
+            address=network["address"],
+            gateway=network["gateway"],
+            mac=network["mac"],
+            ports=tuple(Port(**port) for port in network["ports"]),
+        )
+        relay = Relay(pipes.for_relay(terminal), containers.path(container_id, "log.json"))
+        relay.listen(containers.run_path(container_id))
+        child.proceed()
+        child.listen(control, b"")
+        containers.write_state(container_id, state)
+        control.send(stream.STARTED)
+        relay.adopt(control.connection, request["attach"])
+        exit_code = relay.serve(pid)
+        oom_killed = cgroups.oom_kills(limits) > 0
+        state = state._replace(oom_killed=oom_killed, exit_code=exit_code)
+    finish(containers, container_id, state, spec, relay)
+
+
+def finish(containers: records.Containers, container_id: str, state: records.State, spec: Spec, relay: Relay) -> None:
+    """Write down how the container ended, after everything was undone, and tell those who are attached."""
+    ended = state._replace(status=records.EXITED, finished=records.now(), address="", ports=())
+    if spec.remove:
+        cleanup.remove_container(containers, container_id, spec, volumes=True)
+    else:
+        containers.write_state(container_id, ended)
+    relay.say_goodbye({"exit_code": state.exit_code, "oom_killed": state.oom_killed})
+
+
+def run_beside(control: Control, request: Json, spec: Spec) -> None:
+    """Run one more process in a container: `exec`."""
+    target = request["join"]
+    pidfd = os.pidfd_open(target["pid"])
+    if records.start_time(target["pid"]) != target["start"]:
+        raise StartError("the container is not running any more")
+    pipes = Pipes(spec)
+    child = Child()
+    pid = namespaces.fork_into_pid_namespace(pidfd)
+    if pid == 0:
+        _become(child, lambda: namespaces.join(spec, pidfd, pipes.for_child, child.parent()), request)
+    with contextlib.ExitStack() as undo:
+        undo.callback(kill, pid)
+        child.theirs.close()
+        pipes.close_childs()
+        cgroups.enter(cgroups.existing(request["id"], cgroups.mounted()), pid)
+        child.proceed()
+        terminal = child.listen(control, b"ready")
+        relay = Relay(pipes.for_relay(terminal))
+        child.proceed()
+        child.listen(control, b"")
+        control.send(stream.STARTED)
+        relay.adopt(control.connection, request["attach"])
+        exit_code = relay.serve(pid)
+    relay.say_goodbye({"exit_code": exit_code})
+
+
+def _become(child: Child, be: Any, request: Json) -> NoReturn:
+    """In the child: go through the birth; whatever goes wrong is reported, and nothing else runs."""
+    if request["explain"]:
+        explain.listen(child.tell_step)
+    try:
+        be()
+    except BaseException as error:
+        child.fail(error)
+    os._exit(1)
+
+
+def kill(pid: int) -> None:
+    """End the container's process if it lives (with process 1 goes the whole pid namespace) and reap it."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, 0)
+
+
+class Pipes:
+    """The pipes between the shim and a process that has no terminal."""
+
+    def __init__(self, spec: Spec) -> None:
+        self.stdin = os.pipe() if spec.open_stdin and not spec.terminal else (-1, -1)
+        self.stdout = (-1, -1) if spec.terminal else os.pipe()
+        self.stderr = (-1, -1) if spec.terminal else os.pipe()
+
+    @property
+    def for_child(self) -> namespaces.Streams:
+        """The ends that the process reads its input from and writes its output to."""
+        return namespaces.Streams(self.stdin[0], self.stdout[1], self.stderr[1])
+
+    def close_childs(self) -> None:
+        """Close the child's ends here: we would never see the end of its output while we hold them."""
+        for fd in self.for_child:
+            if fd >= 0:
+                os.close(fd)
+
+    def for_relay(self, terminal: int) -> namespaces.Streams:
+        """Return our ends; a terminal is input and output at once."""
+        if terminal >= 0:
+            return namespaces.Streams(terminal, terminal, -1)
+        return namespaces.Streams(self.stdin[1], self.stdout[0], self.stderr[0])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""Copying a tree of files with all that belongs to them (owners, modes, times, attributes, links, nodes); deleting one."""
+
+import os
+import stat
+
+
+def copy(source: str, target: str) -> None:
+    """Copy the tree at `source` into the existing directory `target`, and the directory's own attributes with it.
+
+    Never follows a symbolic link; hard links within the tree stay hard links. Needs root for owners and device nodes.
+    """
+    _copy_directory(source, target, {})
+
+
+def _copy_directory(source: str, target: str, seen: dict[tuple[int, int], str]) -> None:
+    for entry in os.scandir(source):
+        copied = f"{target}/{entry.name}"
+        status = entry.stat(follow_symlinks=False)
+        identity = (status.st_dev, status.st_ino)
+        if entry.is_dir(follow_symlinks=False):
+            os.makedirs(copied, exist_ok=True)
+            _copy_directory(entry.path, copied, seen)
+        elif identity in seen:
+            os.link(seen[identity], copied, follow_symlinks=False)
+        else:
+            _copy_one(entry.path, copied, status)
+            if status.st_nlink > 1:
+                seen[identity] = copied
+    copy_attributes(source, target, os.stat(source))
+
+
+def _copy_one(source: str, target: str, status: os.stat_result) -> None:
+    """Copy anything that is not a directory."""
+    if stat.S_ISLNK(status.st_mode):
+        os.symlink(os.readlink(source), target)
+    elif stat.S_ISREG(status.st_mode):
+        copy_content(source, target)
+    else:
+        os.mknod(target, status.st_mode, status.st_rdev)
+    copy_attributes(source, target, status)
+
+
+def copy_content(source: str, target: str) -> None:
+    """Copy a file's bytes within the kernel; holes stay holes where the filesystem shares extents.
+
+    See: copy_file_range(2).
+    """
+    with open(source, "rb", buffering=0) as reading, open(target, "xb", buffering=0) as writing:
+        left = os.fstat(reading.fileno()).st_size
+        while left > 0:
+            copied = os.copy_file_range(reading.fileno(), writing.fileno(), left)
+            if not copied:
+                break
+            left -= copied
+
+
+def copy_attributes(source: str, target: str, status: os.stat_result) -> None:
+    """Give `target` the owner, mode, extended attributes and times of `source`, whose `status` is known.
+
+    In this order: a change of owner clears set-id bits and capabilities, and every change sets a time.
+    """
+    os.lchown(target, status.st_uid, status.st_gid)
+    if not stat.S_ISLNK(status.st_mode):
+        os.chmod(target, stat.S_IMODE(status.st_mode))
+    for name in os.listxattr(source, follow_symlinks=False):
+        if not name.startswith("trusted.overlay."):
+            os.setxattr(target, name, os.getxattr(source, name, follow_symlinks=False), follow_symlinks=False)
+    os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns), follow_symlinks=False)
+
+
+def delete(path: str) -> None:
+    """Delete a tree, whatever is in it; what is gone already is no error. Never follows a link, never leaves `path`.
+
+    By descriptors, so that nobody who swaps a directory for a link while we work can lead us elsewhere.
+    """
+    import shutil
+
+    shutil.rmtree(path, ignore_errors=False, onerror=_tolerate_missing)
+
+
+def _tolerate_missing(_function: object, _path: str, why: tuple[type[BaseException], BaseException, object]) -> None:
+    if not isinstance(why[1], FileNotFoundError):
+        raise why[1]

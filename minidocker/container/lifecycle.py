@@ -241,15 +241,3 @@ def remove(containers: Containers, container: Container, force: bool = False, vo
             raise Conflict(f"container {container.id} was started meanwhile: stop it before removing it")
         cleanup.after_dead_shim(containers, container._replace(state=containers.state(container.id)))
         cleanup.remove_container(containers, container.id, container.spec, volumes)
-
-
-def processes(container: Container) -> list[int]:
-    """Return the ids, on the host, of the processes in a container's pid namespace, its first one first."""
-    own = os.readlink(f"/proc/{container.state.pid}/ns/pid")
-    found = []
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            with contextlib.suppress(OSError):
-                if os.readlink(f"/proc/{name}/ns/pid") == own:
-                    found.append(int(name))
-    return sorted(found, key=records.start_time)

@@ -197,7 +197,7 @@ def run(control: Control, request: Json, spec: Spec) -> None:
 
 def finish(containers: records.Containers, container_id: str, state: records.State, spec: Spec, relay: Relay) -> None:
     """Write down how the container ended, after everything was undone, and tell those who are attached."""
-    ended = state._replace(status=records.EXITED, finished=records.now(), address="", ports=())
+    ended = state._replace(status=records.EXITED, finished=records.now(), ports=())
     if spec.remove:
         cleanup.remove_container(containers, container_id, spec, volumes=True)
     else:

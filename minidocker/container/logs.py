@@ -1,0 +1,69 @@
+"""Reading a container's log, as `logs` shows it: all of it or its end, and what is added while one watches."""
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+_BLOCK = 65536
+_PAUSE = 0.05  # seconds between looks at a log that is followed
+
+
+class LogLine(NamedTuple):
+    """One entry: when it was written (RFC 3339), to which stream, and what, with its newline."""
+
+    time: str
+    stream: str
+    data: bytes
+
+
+def read(path: str, running: Callable[[], bool], follow: bool = False, tail: int = -1) -> Iterator[LogLine]:
+    """Yield the log's entries; only the last `tail` of them where that is not negative.
+
+    With `follow`, go on with what is added as long as `running` says that there may be more. An entry that was cut
+    off, by a full disk or a machine that stopped, is left out.
+    """
+    try:
+        file = open(path, "rb")  # noqa: SIM115, closed by the generator's end
+    except FileNotFoundError:
+        return
+    with contextlib.closing(file):
+        if tail >= 0:
+            file.seek(tail_offset(path, tail))
+        rest = b""
+        while True:
+            alive = follow and running()  # asked before reading: what is written until it ends is still read
+            while block := file.read(_BLOCK):
+                *lines, rest = (rest + block).split(b"\n")
+                yield from filter(None, map(_entry, lines))
+            if not alive:
+                return
+            time.sleep(_PAUSE)
+
+
+def _entry(line: bytes) -> LogLine | None:
+    try:
+        data = json.loads(line)
+        return LogLine(data["time"], data["stream"], data["log"].encode(errors="surrogateescape"))
+    except (ValueError, KeyError):
+        return None
+
+
+def tail_offset(path: str, count: int) -> int:
+    """Return where the last `count` lines of a file begin, reading it backwards, block by block."""
+    with open(path, "rb") as file:
+        position = file.seek(0, os.SEEK_END)
+        left = count + 1  # the newline before the first of them
+        while position:
+            start = max(0, position - _BLOCK)
+            file.seek(start)
+            block = file.read(position - start)
+            at = len(block)
+            while (at := block.rfind(b"\n", 0, at)) >= 0:
+                left -= 1
+                if not left:
+                    return start + at + 1
+            position = start
+        return 0

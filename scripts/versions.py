@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 
-PROJECT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+from prepare import PROJECT, SetUpError, quietly
 
 
 def find(version: str) -> str:
@@ -35,9 +35,9 @@ def make_venv(python: str, version: str) -> str:
     stamp = f"{venv}/minidocker-stamp"
     if not os.path.exists(stamp) or open(stamp).read() != wanted:
         shutil.rmtree(venv, ignore_errors=True)
-        subprocess.run([python, "-m", "venv", venv], check=True)
+        quietly([python, "-m", "venv", venv])
         pip = [f"{venv}/bin/python", "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-        subprocess.run([*pip, "-e", f"{PROJECT}[test]"], check=True)
+        quietly([*pip, "-e", f"{PROJECT}[test]"])
         with open(stamp, "w") as file:
             file.write(wanted)
     return venv
@@ -45,14 +45,17 @@ def make_venv(python: str, version: str) -> str:
 
 def main(versions: list[str]) -> None:
     """Run the unit tests on each version; exit with the first failure's code after all have run."""
-    failures = 0
+    codes = []
     for version in versions:
         venv = make_venv(find(version), version)
         print(f"--- unit tests on Python {version}", flush=True)
         command = [f"{venv}/bin/python", "-m", "pytest", "-q", "-n", "2", "-m", "not root and not peers"]
-        failures = failures or subprocess.run(command, cwd=PROJECT, check=False).returncode
-    sys.exit(failures)
+        codes.append(subprocess.run(command, cwd=PROJECT, check=False).returncode)
+    sys.exit(max(codes, default=0))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except SetUpError as problem:
+        sys.exit(str(problem))

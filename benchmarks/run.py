@@ -22,7 +22,6 @@ sys.path.insert(0, f"{PROJECT}/tests")
 
 from peers import Docker, DockerRegistry, running_docker, running_registry  # noqa: E402
 
-EMBEDDED = "/var/lib/minidocker/registry"
 COMMAND = os.path.join(os.path.dirname(sys.executable), "minidocker")
 MARKERS = re.compile(r"(<!-- benchmarks -->\n).*?(<!-- /benchmarks -->)", re.DOTALL)
 
@@ -129,7 +128,6 @@ def main() -> None:
     base = tempfile.mkdtemp(prefix="mdb", dir="/tmp")
     env = {"MINIDOCKER_ROOT": f"{base}/root", "MINIDOCKER_RUN": f"{base}/run"}
     os.mkdir(f"{base}/root")
-    os.symlink(EMBEDDED, f"{base}/root/registry")
     minidocker = engine([COMMAND], env)
     registry = running_registry({})
     try:

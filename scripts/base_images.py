@@ -13,7 +13,9 @@ from collections.abc import Callable
 
 from minidocker.image import archive, reference
 from minidocker.image.store import ImageStore
-from minidocker.registry import embedded
+from minidocker.progress import silent
+from minidocker.registry.embedded import Embedded
+from minidocker.registry.transfer import send
 
 SUITE = "bookworm"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -54,7 +56,8 @@ def make(name: str, registry: str, work: str, make_tree: Callable[[str], str], c
         archive.import_rootfs(store, tar.stdout, reference.parse(name), changes, f"Made from {SUITE}'s packages")
     if tar.returncode:
         sys.exit(f"tar -C {tree} -c .: exit code {tar.returncode}")
-    embedded.add(registry, store, name)
+    image = store.get(name)
+    send(store, image, reference.parse(name), silent, Embedded(registry))
     print(f"  images    {name} made  ({time.monotonic() - started:.0f} s)", flush=True)
 
 

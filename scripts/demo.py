@@ -14,7 +14,6 @@ import time
 from stage import Failure, Stage, paint
 
 ROOT, RUN = "/var/lib/minidocker-demo", "/run/minidocker-demo"
-EMBEDDED = os.path.join(os.environ.get("MINIDOCKER_ROOT", "/var/lib/minidocker"), "registry")
 EXAMPLES = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "examples")
 PROMPT = r"root@[0-9a-f]{12}:/# "
 
@@ -325,7 +324,7 @@ def main() -> int:
     on = Stage(ROOT, RUN)
     print(f"$ export MINIDOCKER_ROOT={ROOT} MINIDOCKER_RUN={RUN}")
     try:
-        on.prepare(EMBEDDED)
+        on.prepare()
         for section in SECTIONS:
             section(on)
     except (Failure, TimeoutError) as problem:

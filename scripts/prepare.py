@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 
 PROJECT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 VENV = os.environ.get("MINIDOCKER_VENV", f"{PROJECT}/.venv")
-REGISTRY = os.path.join(os.environ.get("MINIDOCKER_ROOT", "/var/lib/minidocker"), "registry")
+REGISTRY = os.environ.get("MINIDOCKER_EMBEDDED", "/var/lib/minidocker/registry")
 BASE_IMAGES = f"{PROJECT}/scripts/base_images.py"
 
 RUN = ("nftables", "busybox-static", "debootstrap")

@@ -47,11 +47,10 @@ class Stage:
         self.checks = 0
         self._servers: list[subprocess.Popen[bytes]] = []
 
-    def prepare(self, embedded: str) -> None:
-        """Begin with an empty root; the embedded registry stands in it as a link."""
+    def prepare(self) -> None:
+        """Begin with an empty root."""
         self._remove_root()
         os.makedirs(self.root)
-        os.symlink(embedded, f"{self.root}/registry")
 
     def section(self, number: str, title: str) -> None:
         """Begin a section of the tutorial."""

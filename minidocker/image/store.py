@@ -242,10 +242,10 @@ class ImageStore:
         def fill(folder: str) -> int:
             with self.layout.open_blob(digest) as blob:
                 news = Progress(short_id(digest), "Extracting", 0, self.layout.blob_size(digest))
-                with layers.decompressed(blob) as tar:
-                    reader = layers.HashingReader(tar, lambda: report(news._replace(current=blob.tell())))
-                    size = layers.unpack(reader, folder)
-                    found = reader.finish()
+                pieces = layers.decompressed(blob)
+                reader = layers.TarReader(pieces, lambda: report(news._replace(current=blob.tell())))
+                size = layers.unpack(reader, folder)
+                found = reader.finish()
             if found != diff_id:
                 raise DigestMismatch(f"layer {digest} unpacks to {found}, but its image says {diff_id}")
             return size

@@ -1,0 +1,270 @@
+"""Tar archives as streams: read once from front to back, whatever they are compressed with; written byte by byte.
+
+Python's `tarfile` reads the headers. It takes a damaged one in the middle for the end, so the loop over them is here.
+See: POSIX pax(1), "ustar Interchange Format" and "pax Header Block"; GNU tar manual, Sparse Formats.
+"""
+
+import os
+import stat
+import tarfile
+from collections.abc import Callable, Iterator, Mapping
+from hashlib import sha256
+from typing import Any, BinaryIO, NamedTuple
+
+from minidocker.errors import UnsafeLayer
+
+BLOCK = 512
+CHUNK = 1 << 18
+XATTR = "SCHILY.xattr."
+_LARGEST_HEADER = 16 << 20  # a name, a link and some attributes; a header that claims more is an attack on memory
+_ZSTD_CHUNK = 8 << 10  # zstd's decompressor has no limit for its output, so its input is kept small
+_END = "unexpected end of layer: the archive was cut off"
+
+
+class _Format(NamedTuple):
+    """How to undo one compression: a maker of decompressors, what they raise, how much to feed them at once."""
+
+    new: Callable[[], Any]
+    error: type[Exception]
+    chunk: int = CHUNK >> 2
+
+
+def decompressed(file: BinaryIO) -> Iterator[bytes]:
+    """Yield the content of `file` in pieces; gzip, zstd, bzip2 and xz are told by their first bytes.
+
+    Raises `UnsafeLayer` for compressed data that is broken or ends before its end.
+    """
+    head = file.read(6)
+    form = _format(head)
+    if form is not None:
+        yield from _inflate(file, head, form)
+        return
+    while head:
+        yield head
+        head = file.read(CHUNK)
+
+
+def compression(head: bytes) -> str:
+    """Name the compression of data that begins like this: gzip, zstd, bzip2, xz, or nothing."""
+    magics = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz"}
+    return next((name for magic, name in magics.items() if head.startswith(magic)), "")
+
+
+def _format(head: bytes) -> _Format | None:
+    """Choose the decompressor; each is imported only when it is needed."""
+    kind = compression(head)
+    if kind == "gzip":
+        from isal import isal_zlib
+
+        return _Format(lambda: isal_zlib.decompressobj(wbits=31), isal_zlib.error)  # type: ignore[arg-type]
+    if kind == "zstd":
+        import zstandard
+
+        return _Format(lambda: zstandard.ZstdDecompressor().decompressobj(), zstandard.ZstdError, _ZSTD_CHUNK)
+    if kind == "bzip2":
+        import bz2
+
+        return _Format(bz2.BZ2Decompressor, OSError)
+    if kind == "xz":
+        import lzma
+
+        return _Format(lzma.LZMADecompressor, lzma.LZMAError)
+    return None
+
+
+def _inflate(file: BinaryIO, data: bytes, form: _Format) -> Iterator[bytes]:
+    """Yield the decompressed pieces of one stream after another, up to the end of the file."""
+    while data.strip(b"\0"):  # what pads a compressed file to whole blocks is no stream
+        decompressor = form.new()
+        while not decompressor.eof:
+            data = data or file.read(form.chunk)
+            if not data:
+                raise UnsafeLayer(_END)
+            try:
+                piece, data = decompressor.decompress(data), b""
+            except form.error as error:
+                raise UnsafeLayer(f"broken layer: {error}") from error
+            if piece:
+                yield piece
+        data = decompressor.unused_data or file.read(form.chunk)
+
+
+class TarReader:
+    """A tar archive that arrives in pieces: a file for `tarfile`, only forward, and its digest at the end."""
+
+    def __init__(self, pieces: Iterator[bytes], tick: Callable[[], None] = lambda: None) -> None:
+        """Read from `pieces`; `tick` is called at each, for progress."""
+        self._pieces = pieces
+        self._tick = tick
+        self._piece = memoryview(b"")
+        self._position = 0
+        self._hash = sha256()
+
+    def read(self, size: int) -> bytes:
+        """Return `size` bytes, or none at the end of the stream. Raises `UnsafeLayer` when it ends in between."""
+        if size > _LARGEST_HEADER:
+            raise UnsafeLayer(f"broken layer: a header of {size} bytes")
+        data = b"".join(self._take(size))
+        if len(data) not in (0, size):
+            raise UnsafeLayer(_END)
+        return data
+
+    def tell(self) -> int:
+        """Return the position in the archive."""
+        return self._position
+
+    def seek(self, position: int) -> None:
+        """Skip to `position`, which must lie ahead."""
+        self.copy(position - self._position, lambda piece: None)
+
+    def copy(self, size: int, write: Callable[[memoryview], object]) -> None:
+        """Hand the next `size` bytes to `write`, piece by piece. Raises `UnsafeLayer` when there are fewer."""
+        if size < 0:
+            raise UnsafeLayer("broken layer: its parts overlap")
+        for piece in self._take(size):
+            write(piece)
+            size -= len(piece)
+        if size:
+            raise UnsafeLayer(_END)
+
+    def finish(self) -> str:
+        """Read what follows the archive's end and return the digest of the whole stream."""
+        while self._take_piece():
+            pass
+        return f"sha256:{self._hash.hexdigest()}"
+
+    def members(self) -> Iterator[tarfile.TarInfo]:
+        """Yield the members; what is left unread of one is skipped. Raises `UnsafeLayer` for a damaged header."""
+        tar: Any = _Headers(self)
+        while True:
+            self.seek(tar.offset)
+            try:
+                member = tarfile.TarInfo.fromtarfile(tar)
+            except (tarfile.EOFHeaderError, tarfile.EmptyHeaderError):  # type: ignore[attr-defined]
+                return
+            except (tarfile.TarError, ValueError, IndexError, OverflowError, RecursionError) as error:
+                raise UnsafeLayer(f"broken layer: {error} at byte {tar.offset}") from error
+            self.seek(member.offset_data)
+            yield member
+
+    def _take(self, size: int) -> Iterator[memoryview]:
+        while size > 0 and (self._piece or self._take_piece()):
+            part, self._piece = self._piece[:size], self._piece[size:]
+            self._position += len(part)
+            size -= len(part)
+            yield part
+
+    def _take_piece(self) -> bool:
+        piece = next(self._pieces, b"")
+        self._hash.update(piece)
+        self._piece = memoryview(piece)
+        self._tick()
+        return bool(piece)
+
+
+class _Headers:
+    """What `tarfile.TarInfo.fromtarfile` wants of a `TarFile`. Names are bytes to us: `surrogateescape` keeps them."""
+
+    encoding = "utf-8"
+    errors = "surrogateescape"
+    tarinfo = tarfile.TarInfo
+
+    def __init__(self, fileobj: TarReader) -> None:
+        self.fileobj = fileobj
+        self.offset = 0
+        self.pax_headers: dict[str, str] = {}
+
+
+def xattrs(member: tarfile.TarInfo) -> dict[str, bytes]:
+    """Return a member's extended attributes, byte for byte."""
+    headers = member.pax_headers
+    return {
+        name.removeprefix(XATTR): value.encode("utf-8", "surrogateescape")
+        for name, value in headers.items()
+        if name.startswith(XATTR)
+    }
+
+
+def mtime_ns(member: tarfile.TarInfo) -> int:
+    """Return a member's time in nanoseconds; a pax header has it as a decimal fraction."""
+    text = member.pax_headers.get("mtime")
+    if text is None:
+        return int(member.mtime) * 10**9
+    try:
+        whole, _, fraction = text.partition(".")
+        nanoseconds = int(f"{fraction:0<9}"[:9])
+        return int(whole or 0) * 10**9 + (-nanoseconds if whole.startswith("-") else nanoseconds)
+    except ValueError as error:
+        raise UnsafeLayer(f"broken layer: {member.name} has the time {text!r}") from error
+
+
+def header(
+    name: str, status: os.stat_result, kind: bytes, link: str = "", attributes: Mapping[str, bytes] = {}
+) -> bytes:
+    """Return a member's header: one block, and before it a pax header where one block cannot say it.
+
+    Times are whole seconds, as in docker's layers: a pax header for every file would double the number of headers.
+    """
+    path = os.fsencode(name) + (b"/" if kind == tarfile.DIRTYPE else b"")
+    target = os.fsencode(link)
+    size = status.st_size if kind == tarfile.REGTYPE else 0
+    records = {XATTR.encode() + os.fsencode(key): value for key, value in sorted(attributes.items())}
+    for key, text in ((b"path", path), (b"linkpath", target)):
+        if len(text) > 100 or not text.isascii():
+            records[key] = text
+    numbers: dict[bytes, bytes] = {}
+    mtime = status.st_mtime_ns // 10**9
+    for key, number, digits in (
+        (b"uid", status.st_uid, 7),
+        (b"gid", status.st_gid, 7),
+        (b"size", size, 11),
+        (b"mtime", mtime, 11),
+    ):
+        fits = 0 <= number < 8**digits
+        if not fits:
+            records[key] = str(number).encode()
+        numbers[key] = b"%0*o\0" % (digits, number if fits else 0)
+    device = (b"%07o\0" % os.major(status.st_rdev)) + (b"%07o\0" % os.minor(status.st_rdev))
+    if kind not in (tarfile.CHRTYPE, tarfile.BLKTYPE):
+        device = b"0000000\0" * 2
+    mode = b"%07o\0" % stat.S_IMODE(status.st_mode)
+    front = _field(path, 100) + mode + numbers[b"uid"] + numbers[b"gid"] + numbers[b"size"] + numbers[b"mtime"]
+    back = kind + _field(target, 100) + b"ustar\x0000" + bytes(64) + device
+    block = _block(front, back)
+    return _pax(records) + block if records else block
+
+
+def padding(size: int) -> bytes:
+    """Return what fills up the last block of `size` bytes."""
+    return bytes(-size % BLOCK)
+
+
+def _field(text: bytes, size: int) -> bytes:
+    """Return text cut and filled up to `size`, in ASCII; where that loses something, the pax header has it whole."""
+    return bytes(byte if byte < 128 else ord("?") for byte in text[:size]).ljust(size, b"\0")
+
+
+def _block(front: bytes, back: bytes) -> bytes:
+    """Put a header's checksum, the sum of its bytes with the checksum itself taken as blanks, between its halves."""
+    blank = (front + b" " * 8 + back).ljust(BLOCK, b"\0")
+    return blank[:148] + b"%06o\0 " % sum(blank) + blank[156:]
+
+
+def _pax(records: Mapping[bytes, bytes]) -> bytes:
+    """Return a pax header: a member of type `x` whose content is `length key=value` lines."""
+    content = b"".join(_record(key, value) for key, value in records.items())
+    front = _field(b"././@PaxHeader", 100) + b"0000000\0" * 3 + b"%011o\0" % len(content) + b"00000000000\0"
+    return (
+        _block(front, b"x" + bytes(100) + b"ustar\x0000" + bytes(64) + b"0000000\0" * 2)
+        + content
+        + padding(len(content))
+    )
+
+
+def _record(key: bytes, value: bytes) -> bytes:
+    """Return one line of a pax header; its length counts its own digits."""
+    rest = len(b" =\n") + len(key) + len(value)
+    length = rest
+    while length != rest + len(str(length)):
+        length = rest + len(str(length))
+    return b"%d %s=%s\n" % (length, key, value)

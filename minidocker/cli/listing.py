@@ -150,7 +150,7 @@ def _descends(container: Container, name: str, engine: Any) -> bool:
         ancestor = engine.images.get(name)
         image = engine.images.get(container.image_id)
         layers = engine.images.config(ancestor).diff_ids
-        return engine.images.config(image).diff_ids[: len(layers)] == layers
+        return bool(engine.images.config(image).diff_ids[: len(layers)] == layers)
     except MinidockerError:
         return False
 

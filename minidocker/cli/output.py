@@ -1,7 +1,10 @@
 """What many commands print the same way: one line a name, an error for each that failed, a question before deleting."""
 
+import contextlib
+import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from typing import BinaryIO
 
 from minidocker.cli.main import explanation
 from minidocker.errors import MinidockerError
@@ -29,3 +32,27 @@ def confirmed(warning: str) -> bool:
     if not answer.endswith("\n"):
         print()
     return answer.strip().lower() in ("y", "yes")
+
+
+@contextlib.contextmanager
+def writing(path: str) -> Iterator[BinaryIO]:
+    """Yield standard output where `path` is empty, else a file that gets its name only when it is whole."""
+    if not path:
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    if os.path.isdir(path):
+        raise IsADirectoryError(f"invalid output path: {path!r} is a directory")
+    if os.path.exists(path) and not os.path.isfile(path):
+        with open(path, "wb") as out:  # a device or a pipe cannot be replaced
+            yield out
+        return
+    temporary = f"{path}.{os.getpid()}.tmp"
+    try:
+        with open(temporary, "xb") as out:
+            yield out
+        os.rename(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise

@@ -8,11 +8,11 @@ _GAP = 3
 Row = Mapping[str, str]
 
 
-def columns(rows: Sequence[Sequence[str]]) -> str:
-    """Return the rows with their cells under each other; the last cell of a row is not padded."""
+def columns(rows: Sequence[Sequence[str]], wide: int = _NARROWEST) -> str:
+    """Return the rows with their cells under each other, none narrower than `wide`; the last of a row is not padded."""
     if not rows:
         return ""
-    widths = [max(_NARROWEST, *(len(cell) + _GAP for cell in column)) for column in zip(*rows, strict=True)]
+    widths = [max(wide, *(len(cell) + _GAP for cell in column)) for column in zip(*rows, strict=True)]
     widths[-1] = 0
     return "".join("".join(map(str.ljust, row, widths)) + "\n" for row in rows)
 

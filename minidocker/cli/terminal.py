@@ -33,6 +33,7 @@ FORWARDED = (
     signal.SIGCONT,
     signal.SIGTSTP,
 )
+UNKNOWN_END = 137  # the shim is gone and nobody knows: as if killed
 PATIENCE = 3  # interrupts that a container may ignore before the command itself gives in
 
 
@@ -115,7 +116,7 @@ def converse(stream: "Attachment", wishes: Wishes) -> int:
         _print_frames(stream, wishes)
     if detached:
         raise Detached
-    return stream.exit_code or 0
+    return UNKNOWN_END if stream.exit_code is None else stream.exit_code
 
 
 def _print_frames(stream: "Attachment", wishes: Wishes) -> None:
@@ -176,6 +177,10 @@ def _forwarder(forward: Callable[[signal.Signals], None]) -> Callable[[int, Fram
 
 
 def _tell_size(stream: "Attachment") -> None:
+    """Tell the container's terminal how large ours is.
+
+    May interrupt the pump in the middle of a send: what a terminal gives at once is small enough to go out whole.
+    """
     with contextlib.suppress(OSError):  # the container may have ended, or the terminal be closed
         columns, rows = os.get_terminal_size(1)
         stream.resize(rows, columns)

@@ -96,18 +96,10 @@ def disconnect(run_dir: str, container_id: str) -> None:
 
     Its links are the kernel's to remove: they go with the container's network namespace.
     """
-    path = f"{run_dir}/network/published/{container_id}"
-    with contextlib.suppress(FileNotFoundError):
-        with open(path) as file:
-            undo = file.read()
-        try:
-            firewall.apply(undo)
-        except NetworkError:  # all or nothing: so one by one, for those that are still there
-            for line in undo.splitlines():
-                with _already_gone():
-                    firewall.apply(line)
-        os.unlink(path)
-    leases.release(f"{run_dir}/network/leases", container_id)
+    try:
+        _unpublish(f"{run_dir}/network/published/{container_id}")
+    finally:
+        leases.release(f"{run_dir}/network/leases", container_id)
 
 
 def remove_all(run_dir: str) -> None:
@@ -169,6 +161,7 @@ def _plug_in(run_dir: str, container_id: str, pid: int, preferred: str) -> tuple
         endpoint = _endpoint(lease, subnet, own.bridge)
         bridge_index = links.index_of(host, own.bridge)
         links.apply(host, links.cable(endpoint.veth, own.bridge, bridge_index, namespace, pid, endpoint.mac))
+        links.apply(host, links.hairpin(endpoint.veth, links.index_of(host, endpoint.veth)))
         eth0 = links.index_of(inside, "eth0")
         links.apply(inside, links.configure(eth0, endpoint.address, endpoint.prefix_length, endpoint.gateway))
     return endpoint, subnet
@@ -250,6 +243,20 @@ def _publish(run_dir: str, endpoint: Endpoint, ports: tuple[Port, ...]) -> None:
         from minidocker.container import network_flows
 
         network_flows.forget_udp(udp)
+
+
+def _unpublish(path: str) -> None:
+    """Undo `_publish` by the note it left; nothing where there is none."""
+    with contextlib.suppress(FileNotFoundError):
+        with open(path) as file:
+            undo = file.read()
+        os.unlink(path)
+        try:
+            firewall.apply(undo)
+        except NetworkError:  # all or nothing: so one by one, for those that are still there
+            for line in undo.splitlines():
+                with _already_gone():
+                    firewall.apply(line)
 
 
 @contextlib.contextmanager

@@ -20,12 +20,21 @@ from typing import Any, NamedTuple
 from minidocker import explain
 from minidocker.linux import syscalls
 
-Attributes = list[tuple[str, Any]]
+Attributes = list[tuple[str, Any] | tuple[str, Any, int]]  # the third is a flag in the attribute's type
 
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_EXCL, NLM_F_CREATE = 0x1, 0x4, 0x200, 0x400
 NLMSG_ERROR = 2
-TYPES = {"RTM_NEWLINK": 16, "RTM_DELLINK": 17, "RTM_GETLINK": 18, "RTM_NEWADDR": 20, "RTM_NEWROUTE": 24}
+NLA_F_NESTED = 0x8000
+TYPES = {
+    "RTM_NEWLINK": 16,
+    "RTM_DELLINK": 17,
+    "RTM_GETLINK": 18,
+    "RTM_SETLINK": 19,
+    "RTM_NEWADDR": 20,
+    "RTM_NEWROUTE": 24,
+}
 IFF_UP = 1
+AF_BRIDGE = 7
 RT_TABLE_MAIN, RTPROT_BOOT, RTN_UNICAST = 254, 3, 1
 LOOPBACK_INDEX = 1  # `lo` is the first link of every network namespace
 
@@ -48,7 +57,7 @@ class Request(NamedTuple):
 def _words(attributes: Attributes) -> list[str]:
     """Write attributes in lower case without the prefix that all of a kind share: `ifname=veth1, linkinfo={…}`."""
     words = []
-    for name, value in attributes:
+    for name, value, *_ in attributes:
         plain = name.partition("_")[2].lower()
         words.append(
             f"{plain}={{{', '.join(_words(value['attrs']))}}}" if isinstance(value, dict) else f"{plain}={value}"
@@ -73,7 +82,7 @@ def bridge(name: str, alias: str) -> list[Request]:
     note: Attributes = [("IFLA_IFNAME", name), ("IFLA_IFALIAS", alias)]
     return [
         Request("RTM_NEWLINK", {}, new, f"ip link add {name} address {mac} type bridge"),
-        Request("RTM_NEWLINK", {}, note, f"ip link set {name} alias {alias}"),
+        Request("RTM_SETLINK", {}, note, f"ip link set {name} alias {alias}"),
     ]
 
 
@@ -93,6 +102,17 @@ def cable(veth: str, bridge: str, bridge_index: int, namespace: int, pid: int, m
     attributes: Attributes = [("IFLA_IFNAME", veth), ("IFLA_MASTER", bridge_index), ("IFLA_LINKINFO", info)]
     shell = f"ip link add {veth} up master {bridge} type veth peer name eth0 address {mac} netns {pid}"
     return [Request("RTM_NEWLINK", {"flags": IFF_UP, "change": IFF_UP}, attributes, shell)]
+
+
+def hairpin(veth: str, index: int) -> list[Request]:
+    """Plan that the bridge may send a packet back through the port it came from.
+
+    A container may ask for a port that it publishes itself. Where bridged packets pass the firewall too (br_netfilter,
+    which docker switches on), the bridge takes such a packet straight back instead of through the host's routing.
+    """
+    fields = {"family": AF_BRIDGE, "index": index}
+    mode: Attributes = [("IFLA_PROTINFO", _nested(("IFLA_BRPORT_MODE", 1)), NLA_F_NESTED)]
+    return [Request("RTM_SETLINK", fields, mode, f"bridge link set dev {veth} hairpin on")]
 
 
 def configure(index: int, address: str, prefix_length: int, gateway: str) -> list[Request]:
@@ -124,7 +144,7 @@ def delete(name: str) -> list[Request]:
 
 
 def _up(index: int, name: str) -> Request:
-    return Request("RTM_NEWLINK", {"index": index, "flags": IFF_UP, "change": IFF_UP}, [], f"ip link set {name} up")
+    return Request("RTM_SETLINK", {"index": index, "flags": IFF_UP, "change": IFF_UP}, [], f"ip link set {name} up")
 
 
 def open_socket() -> socket.socket:
@@ -223,12 +243,10 @@ def encode(request: Request) -> bytes:
 
 
 def _flags(request: Request) -> int:
-    """Return what is wanted: an answer always; creation of what is not there, unless it is a change to a link."""
+    """Return what is wanted: an answer or an acknowledgement, and that something new be made where the kind says so."""
     if request.kind == "RTM_GETLINK":
         return NLM_F_REQUEST
-    changes = request.kind == "RTM_NEWLINK" and not any(name == "IFLA_LINKINFO" for name, _ in request.attributes)
-    creates = request.kind != "RTM_DELLINK" and not changes
-    return NLM_F_REQUEST | NLM_F_ACK | (NLM_F_CREATE | NLM_F_EXCL if creates else 0)
+    return NLM_F_REQUEST | NLM_F_ACK | (NLM_F_CREATE | NLM_F_EXCL if request.kind.startswith("RTM_NEW") else 0)
 
 
 def preload() -> None:

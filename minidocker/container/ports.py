@@ -91,7 +91,7 @@ def _host_ip(text: str) -> str:
     """Check an address of the host; an IPv6 one stands in brackets."""
     bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
     if bare == text and ":" in text:
-        raise InvalidArgument(f"Invalid ip address {text}: address {text}: too many colons in address")
+        raise InvalidArgument(f"Invalid ip address {text}: address {text}:: too many colons in address")
     if not bare:
         return ANY_ADDRESS
     try:

@@ -1,4 +1,4 @@
-"""Leave nothing of ours in the kernel: no mount, process, control group, link or rule. `--demo`: only of the demo.
+"""Leave nothing of ours in the kernel: no mount, process, control group, link or rule. What `make clean` does.
 
 Containers are stopped, not removed, and images stay: both are only files then. What the demo keeps on disk goes.
 """
@@ -31,6 +31,7 @@ def clean(root: str, run: str) -> list[str]:
     network.remove_all(run)
     leaks = Leaks(root, run)
     leaks.clean()
+    shutil.rmtree(run, ignore_errors=True)
     return leaks.found()
 
 
@@ -51,16 +52,14 @@ def remove_empty_cgroups() -> None:
                 os.rmdir(folder)
 
 
-def main(only_demo: bool) -> int:
+def main() -> int:
     """Clean up; return 1 and tell where something could not be removed."""
     own = (os.environ.get("MINIDOCKER_ROOT", DEFAULT[0]), os.environ.get("MINIDOCKER_RUN", DEFAULT[1]))
     left: list[str] = []
-    for root, run in {DEMO} if only_demo else {DEMO, DEFAULT, own}:
+    for root, run in {DEMO, DEFAULT, own}:
         left += clean(root, run)
-        shutil.rmtree(run, ignore_errors=True)
     shutil.rmtree(DEMO[0], ignore_errors=True)
-    if not only_demo:
-        stop_servers()
+    stop_servers()
     remove_empty_cgroups()
     for what in left:
         print(f"could not remove {what}", file=sys.stderr)
@@ -68,4 +67,4 @@ def main(only_demo: bool) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main("--demo" in sys.argv[1:]))
+    sys.exit(main())

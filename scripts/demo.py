@@ -11,9 +11,11 @@ import socket
 import sys
 import time
 
+from clean import DEMO
 from stage import Failure, Stage, paint
 
-ROOT, RUN = "/var/lib/minidocker-demo", "/run/minidocker-demo"
+ROOT = os.environ.get("MINIDOCKER_DEMO_ROOT", DEMO[0])
+RUN = os.environ.get("MINIDOCKER_DEMO_RUN", DEMO[1])
 EXAMPLES = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "examples")
 PROMPT = r"root@[0-9a-f]{12}:/# "
 

@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 
+from clean import clean
 from terminal import Terminal
 
 PROJECT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -145,7 +146,10 @@ class Stage:
 
     def _remove_root(self) -> None:
         """Stop and remove whatever this or an earlier, interrupted demo left."""
-        subprocess.run([sys.executable, f"{PROJECT}/scripts/clean.py", "--demo"], env=self.env, check=False)
+        left = clean(self.root, self.run_dir)
+        shutil.rmtree(self.root, ignore_errors=True)
+        if left:
+            print("could not remove " + ", ".join(left), file=sys.stderr)
 
 
 def echo(text: str) -> None:

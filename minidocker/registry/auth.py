@@ -110,10 +110,10 @@ class Authenticator:
 
     def _request_token(self, challenge: Challenge, scope: str) -> tuple[str, float]:
         """Ask the token server that the challenge names; return the token and the seconds it lives."""
-        from urllib.parse import urlencode, urlsplit
+        from urllib.parse import urlencode
 
         realm = challenge.parameters.get("realm", "")
-        if urlsplit(realm).scheme not in ("http", "https"):
+        if not re.match("https?://[^/]", realm):
             raise RegistryError(f"the registry asks for a token but names no token server (realm {realm!r})")
         query = [("service", challenge.parameters["service"])] if "service" in challenge.parameters else []
         if self.credentials and self.credentials.identity_token:

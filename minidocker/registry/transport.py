@@ -159,9 +159,12 @@ class Transport:
         """Trust the system's authorities and those named for this registry; where one is named, verify always."""
         import ssl
 
+        import urllib3
+
         named = [os.environ.get("MINIDOCKER_CA_FILE", ""), f"{CERTIFICATES}/{self.host}/ca.crt"]
         named = [path for path in named if path and os.path.exists(path)]
         if unverified and not named:
+            urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
@@ -260,19 +263,27 @@ def retry_after(response: "BaseHTTPResponse") -> float:
 
 
 def origin(url: str) -> tuple[str, str, int]:
-    """Return scheme, host and port: two URLs with the same origin are the same server, all others are strangers."""
+    """Return scheme, host and port: URLs with the same origin are the same server, all others are strangers.
+
+    Raises RegistryError for what is no URL.
+    """
     from urllib.parse import urlsplit
 
-    parts = urlsplit(url)
-    return parts.scheme, (parts.hostname or "").lower(), parts.port or (80 if parts.scheme == "http" else 443)
+    try:
+        parts = urlsplit(url)
+        return parts.scheme, (parts.hostname or "").lower(), parts.port or (80 if parts.scheme == "http" else 443)
+    except ValueError as error:
+        raise RegistryError(f"{shown(url)} is no address: {error}", shown(url)) from error
 
 
 def resolve(url: str, target: str) -> str:
     """Return the address that a `Location` header at `url` means; raise RegistryError where it must not be followed."""
     from urllib.parse import urljoin
 
+    origin(target)
     target = urljoin(url, target)
-    if not target.startswith(("https:",) if url.startswith("https:") else ("https:", "http:")):
+    scheme, host, _port = origin(target)
+    if not host or scheme not in (("https",) if url.startswith("https:") else ("https", "http")):
         raise RegistryError(f"{shown(url)}: refused to go on to {shown(target)}, which is not HTTPS", shown(url))
     return target
 

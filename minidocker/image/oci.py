@@ -57,6 +57,14 @@ def digest_of(data: bytes) -> str:
     return "sha256:" + sha256(data).hexdigest()
 
 
+def rfc3339(nanoseconds: int) -> str:
+    """Return a moment, in nanoseconds since 1970, as documents have it: `2024-05-01T12:00:00.000000001Z`."""
+    from time import gmtime, strftime
+
+    seconds, fraction = divmod(nanoseconds, 10**9)
+    return strftime("%Y-%m-%dT%H:%M:%S", gmtime(seconds)) + f".{fraction:09}Z"
+
+
 def check_digest(text: object) -> str:
     """Return `text` if it is a digest, `sha256:` and 64 small hexadecimal digits. Raises `InvalidManifest`.
 

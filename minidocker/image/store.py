@@ -15,7 +15,7 @@ from minidocker.errors import DigestMismatch, ImageNotFound, InvalidManifest
 from minidocker.image import catalog, reference, removal
 from minidocker.image.catalog import Image, short_id
 from minidocker.image.layout import Layout
-from minidocker.image.oci import Descriptor, ImageConfig, Index, Manifest, chain_ids, digest_of
+from minidocker.image.oci import CONFIG, MANIFEST, Descriptor, ImageConfig, Index, Manifest, chain_ids, digest_of
 from minidocker.image.reference import Reference
 from minidocker.image.removal import Usage
 from minidocker.image.unpacked import UnpackedLayers, delete_tree
@@ -103,6 +103,16 @@ class ImageStore:
             descriptor = Descriptor(parsed.media_type, digest_of(manifest), len(manifest))
             image = Image(parsed.config.digest, descriptor, parent=parent, created=config.created, size=size)
             return self._name(image, references, known=False)
+
+    def create(
+        self, config: ImageConfig, layers: Iterable[Descriptor], references: Iterable[Reference] = (), parent: str = ""
+    ) -> Image:
+        """Make an image of a configuration and the blobs of its layers, and record it as `add` does."""
+        with self.adding():
+            data = config.to_bytes()
+            described = Descriptor(CONFIG, self.layout.add_blob(data), len(data))
+            manifest = Manifest(MANIFEST, described, tuple(layers))
+            return self.add(manifest.to_bytes(), MANIFEST, references, parent)
 
     def tag(self, image: Image, name: Reference) -> Image:
         """Give the image one more name, a tag or a digest reference; a name that another image has moves here.

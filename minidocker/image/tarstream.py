@@ -83,7 +83,7 @@ def _inflate(file: BinaryIO, data: bytes, form: _Format) -> Iterator[bytes]:
             try:
                 piece, data = decompressor.decompress(data), b""
             except form.error as error:
-                raise UnsafeLayer(f"broken layer: {error}") from error
+                raise UnsafeLayer(f"broken archive: {error}") from error
             if piece:
                 yield piece
         data = decompressor.unused_data or file.read(form.chunk)
@@ -103,7 +103,7 @@ class TarReader:
     def read(self, size: int) -> bytes:
         """Return `size` bytes, or none at the end of the stream. Raises `UnsafeLayer` when it ends in between."""
         if size > _LARGEST_HEADER:
-            raise UnsafeLayer(f"broken layer: a header of {size} bytes")
+            raise UnsafeLayer(f"broken archive: a header of {size} bytes")
         data = b"".join(self._take(size))
         if len(data) not in (0, size):
             raise UnsafeLayer(_END)
@@ -120,7 +120,7 @@ class TarReader:
     def copy(self, size: int, write: Callable[[memoryview], object]) -> None:
         """Hand the next `size` bytes to `write`, piece by piece. Raises `UnsafeLayer` when there are fewer."""
         if size < 0:
-            raise UnsafeLayer("broken layer: its parts overlap")
+            raise UnsafeLayer("broken archive: its parts overlap")
         for piece in self._take(size):
             write(piece)
             size -= len(piece)
@@ -143,7 +143,7 @@ class TarReader:
             except (tarfile.EOFHeaderError, tarfile.EmptyHeaderError):  # type: ignore[attr-defined]
                 return
             except (tarfile.TarError, ValueError, IndexError, OverflowError, RecursionError) as error:
-                raise UnsafeLayer(f"broken layer: {error} at byte {tar.offset}") from error
+                raise UnsafeLayer(f"broken archive: {error} at byte {tar.offset}") from error
             self.seek(member.offset_data)
             yield member
 
@@ -195,7 +195,7 @@ def mtime_ns(member: tarfile.TarInfo) -> int:
         nanoseconds = int(f"{fraction:0<9}"[:9])
         return int(whole or 0) * 10**9 + (-nanoseconds if whole.startswith("-") else nanoseconds)
     except ValueError as error:
-        raise UnsafeLayer(f"broken layer: {member.name} has the time {text!r}") from error
+        raise UnsafeLayer(f"broken archive: {member.name} has the time {text!r}") from error
 
 
 def header(

@@ -45,7 +45,7 @@ def unpack(tar: TarReader, root: str, below: str = "", *, whiteouts: bool = True
             work.add(member)
         work.finish_folders()
     except OverflowError as error:
-        raise UnsafeLayer(f"broken layer: member {member and member.name!r} has a number out of range") from error
+        raise UnsafeLayer(f"broken archive: member {member and member.name!r} has a number out of range") from error
     finally:
         work.close()
         os.close(folder)
@@ -183,7 +183,7 @@ class _Unpacking:
         pieces: list[tuple[int, int]] = member.sparse  # type: ignore[assignment]
         for offset, size in pieces:
             if offset < 0 or size < 0 or offset + size > member.size:
-                raise UnsafeLayer(f"broken layer: the sparse file {member.name!r} has a piece outside of itself")
+                raise UnsafeLayer(f"broken archive: the sparse file {member.name!r} has a piece outside of itself")
             os.lseek(fd, offset, os.SEEK_SET)
             self.tar.copy(size, lambda piece: _write(fd, piece))
 

@@ -97,7 +97,10 @@ def prune_system(call: Call) -> int:
     warning = "WARNING! This will remove:\n" + "".join(f"  - {what}\n" for what in doomed)
     if not (call["force"] or confirmed(warning)):
         return 0
+    from minidocker import engine as stories
+
     engine, wanted = call.engine(), _filters(call)
+    stories.tidy(engine)
     freed = _remove_stopped(engine, wanted)
     if call["volumes"]:
         from minidocker.cli.volumes import remove_unused

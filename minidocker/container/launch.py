@@ -24,8 +24,8 @@ from minidocker.errors import StartError
 
 Json = dict[str, Any]
 
-# -I and -S: neither the user's environment nor site-packages; the shim needs only this package and the library.
-_PROGRAM = "import sys; sys.path.insert(0, sys.argv[1]); from minidocker.container import shim; shim.main()"
+# -I and -S: neither the user's environment nor site-packages; our programs need only this package and the library.
+_PROGRAM = "import sys; sys.path.insert(0, sys.argv[1]); from minidocker.container import {0}; {0}.main()"
 
 
 class Process(NamedTuple):
@@ -49,7 +49,8 @@ def launch(process: Process, ports: list[socket.socket], on_created: Callable[[i
     """
     if len(ports) > stream.MOST_DESCRIPTORS:
         raise StartError(f"cannot publish {len(ports)} ports: {stream.MOST_DESCRIPTORS} are the most for one container")
-    connection = _spawn(process.id)
+    connection, pid = spawn("shim", f"minidocker-shim {process.id[:12]}")
+    os.waitpid(pid, 0)  # it forks once more, so that it is nobody's child that has to be waited for
     with contextlib.ExitStack() as on_failure:
         on_failure.callback(connection.close)  # the shim undoes everything when we go away
         message = {**process._asdict(), "spec": process.spec.to_json(), "explain": explain.listening()}
@@ -86,19 +87,19 @@ def _follow(connection: socket.socket, kind: int, payload: bytes, on_created: Ca
         raise StartError(failure["error"], failure["exit_code"])
 
 
-def _spawn(container_id: str) -> socket.socket:
-    """Start a shim; return our end of its socket.
+def spawn(module: str, title: str) -> tuple[socket.socket, int]:
+    """Start `main` of a module of this package as a program of its own; return our end of its socket, and its id.
 
-    posix_spawn(3) forks and executes in one step, without running any of this process's code in between: safe
-    whatever other threads do. The shim forks once more, so that it is nobody's child that has to be waited for.
+    The other end is its standard input. posix_spawn(3) forks and executes in one step, without running any of this
+    process's code in between: safe whatever other threads do.
     """
     ours, theirs = socket.socketpair()
     package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    arguments = [sys.executable, "-I", "-S", "-c", _PROGRAM, package, f"minidocker-shim {container_id[:12]}"]
+    arguments = [sys.executable, "-I", "-S", "-c", _PROGRAM.format(module), package, title]
     quiet = [(os.POSIX_SPAWN_OPEN, fd, "/dev/null", os.O_WRONLY, 0) for fd in (1, 2)]
     if os.environ.get("MINIDOCKER_DEBUG"):
         quiet = []
-    explain.step(f"posix_spawn({sys.executable}, minidocker.container.shim)", "setsid python3 shim.py &")
+    explain.step(f"posix_spawn({sys.executable}, minidocker.container.{module})", f"setsid python3 {module}.py &")
     try:
         pid = os.posix_spawn(
             sys.executable,
@@ -112,5 +113,4 @@ def _spawn(container_id: str) -> socket.socket:
         raise
     finally:
         theirs.close()
-    os.waitpid(pid, 0)
-    return ours
+    return ours, pid

@@ -68,16 +68,18 @@ class Layout(NamedTuple):
         return f"{self.container}/merged"
 
 
-def overlay_options(layers: tuple[str, ...], container: str) -> str:
+def overlay_options(layers: tuple[str, ...], container: str, read_only: bool = False) -> str:
     """Write the options of a container's overlay mount, for a process whose working directory is the layers' folder.
 
     `layers` are names of folders, lowest first; overlayfs wants the topmost first. On top of them lies `init`, which
-    holds the mount points that the image lacks. What the container changes goes to `upper`. Redirects and metadata
-    copies are off: with them, an upper directory could not be read by itself any more.
+    holds the mount points that the image lacks. What the container changes goes to `upper`; a `read_only` view only
+    looks through it. Redirects and metadata copies are off: with them, an upper directory could not be read by itself.
 
     See: the kernel's filesystems/overlayfs.rst.
     """
     lower = ":".join([f"{container}/init", *reversed(layers)])
+    if read_only:
+        return f"lowerdir={container}/upper:{lower}"
     upper = f"upperdir={container}/upper,workdir={container}/work"
     return f"lowerdir={lower},{upper},redirect_dir=off,metacopy=off,index=off"
 
@@ -97,11 +99,11 @@ def plan(spec: Spec, container: str) -> list[Attach]:
     for name in ("resolv.conf", "hostname", "hosts"):
         mounts.append(Attach(f"{container}/{name}", f"/etc/{name}", flags=MS_BIND, file=True))
     for mount in sorted(spec.mounts, key=lambda mount: mount.target.count("/")):
-        mounts += _user_mount(mount)
+        mounts += user_mount(mount)
     return mounts
 
 
-def _user_mount(mount: Mount) -> list[Attach]:
+def user_mount(mount: Mount) -> list[Attach]:
     """Say how one `-v` or `--tmpfs` is mounted."""
     if mount.kind == "tmpfs":
         flags, data = _tmpfs_options(mount.options)
@@ -135,23 +137,24 @@ def build(spec: Spec, layout: Layout) -> None:
     for attach in plan(spec, layout.container):
         if attach.fills:
             _fill_volume(root, attach)
-        _attach(root, attach)
+        attach_inside(root, attach)
     _make_devices(root, spec.privileged)
     _mount_cgroups(root, spec.privileged)
     os.close(root)
 
 
-def mount_layers(layers: tuple[str, ...], layout: Layout) -> None:
+def mount_layers(diff_ids: tuple[str, ...], layout: Layout, read_only: bool = False) -> None:
     """Put the layers together at the merged folder: by overlayfs, or as the copy made where it cannot be had."""
     if os.path.isdir(f"{layout.container}/rootfs"):
         syscalls.mount(f"{layout.container}/rootfs", layout.merged, flags=MS_BIND)
         return
     os.chdir(layout.layers)
-    options = overlay_options(layers, layout.container)
+    layers = tuple(diff_id.removeprefix("sha256:") for diff_id in diff_ids)
+    options = overlay_options(layers, layout.container, read_only)
     if len(options) > _LARGEST_OPTIONS:  # more than 60 layers: name them by open descriptors, which is short
         opened = [str(os.open(layer, os.O_PATH | os.O_CLOEXEC)) for layer in layers]
         os.chdir("/proc/self/fd")
-        options = overlay_options(tuple(opened), layout.container)
+        options = overlay_options(tuple(opened), layout.container, read_only)
     syscalls.mount("overlay", layout.merged, "overlay", data=options)
     os.chdir("/")
 
@@ -189,8 +192,8 @@ def _open_inside(root: int, path: str) -> int:
     return syscalls.openat2(root, path, os.O_PATH, resolve=resolve)
 
 
-def _attach(root: int, attach: Attach) -> None:
-    """Carry out one mount of the plan."""
+def attach_inside(root: int, attach: Attach) -> None:
+    """Carry out one mount of a plan below the open directory `root`."""
     target = open_target(root, attach.target, attach.file)
     try:
         _mount_at(target, attach)
@@ -275,15 +278,15 @@ def _mount_cgroups(root: int, writable: bool) -> None:
             fstype, _, options = after.split(maxsplit=2)
             target = before.split()[4]
             if target == "/sys/fs/cgroup" and fstype == "cgroup2":
-                _attach(root, Attach("cgroup", target, "cgroup2", flags))
+                attach_inside(root, Attach("cgroup", target, "cgroup2", flags))
                 return
             if fstype == "cgroup" and target.startswith("/sys/fs/cgroup/"):
                 controllers[target] = ",".join(o for o in options.strip().split(",") if o not in ("rw", "ro", "xattr"))
     if not controllers:
         return
-    _attach(root, Attach("tmpfs", "/sys/fs/cgroup", "tmpfs", flags & ~MS_RDONLY, "mode=755"))
+    attach_inside(root, Attach("tmpfs", "/sys/fs/cgroup", "tmpfs", flags & ~MS_RDONLY, "mode=755"))
     for target, options in controllers.items():
-        _attach(root, Attach("cgroup", target, "cgroup", flags, options))
+        attach_inside(root, Attach("cgroup", target, "cgroup", flags, options))
     if not writable:
         top = _open_inside(root, "sys/fs/cgroup")
         make_read_only(os.readlink(f"/proc/self/fd/{top}"))

@@ -23,13 +23,13 @@ def _copy_directory(source: str, target: str, seen: dict[tuple[int, int], str]) 
         elif identity in seen:
             os.link(seen[identity], copied, follow_symlinks=False)
         else:
-            _copy_one(entry.path, copied, status)
+            copy_one(entry.path, copied, status)
             if status.st_nlink > 1:
                 seen[identity] = copied
     copy_attributes(source, target, os.stat(source))
 
 
-def _copy_one(source: str, target: str, status: os.stat_result) -> None:
+def copy_one(source: str, target: str, status: os.stat_result) -> None:
     """Copy anything that is not a directory."""
     if stat.S_ISLNK(status.st_mode):
         os.symlink(os.readlink(source), target)
@@ -69,15 +69,13 @@ def copy_attributes(source: str, target: str, status: os.stat_result) -> None:
 
 
 def delete(path: str) -> None:
-    """Delete a tree, whatever is in it; what is gone already is no error. Never follows a link, never leaves `path`.
-
-    By descriptors, so that nobody who swaps a directory for a link while we work can lead us elsewhere.
-    """
+    """Delete a tree or a file; what is gone already is no error. Never follows a symbolic link."""
     import shutil
 
-    shutil.rmtree(path, ignore_errors=False, onerror=_tolerate_missing)
-
-
-def _tolerate_missing(_function: object, _path: str, why: tuple[type[BaseException], BaseException, object]) -> None:
-    if not isinstance(why[1], FileNotFoundError):
-        raise why[1]
+    try:
+        shutil.rmtree(path)
+    except NotADirectoryError:
+        os.unlink(path)
+    except FileNotFoundError:
+        if os.path.isdir(path):  # something in it was deleted at the same time by somebody else
+            delete(path)

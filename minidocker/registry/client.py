@@ -7,7 +7,7 @@ See: OCI distribution-spec, spec.md; distribution, docs/spec/api.md (Docker Regi
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from minidocker.errors import DigestMismatch, InvalidManifest, RegistryError
@@ -183,9 +183,9 @@ class Registry:
         return oci.digest_of(data)
 
 
-def connect(host: str) -> Registry:
-    """Return the registry `host` with the credentials that `login` kept for it."""
-    return Registry(host, credentials=credentials_file.load(host))
+def connect(host: str, insecure: Iterable[str] = ()) -> Registry:
+    """Return the registry `host` with the credentials that `login` kept; one of the `insecure` may speak plain HTTP."""
+    return Registry(host, credentials=credentials_file.load(host), insecure=host in insecure)
 
 
 def login(host: str, username: str, password: str, patience: Patience | None = None) -> None:

@@ -6,7 +6,7 @@ minutes in a file below the run folder, so that nobody waits twice. What docker.
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from minidocker.errors import RegistryError
@@ -109,13 +109,13 @@ def find(root: str) -> Embedded | None:
     return None
 
 
-def source_for(ref: Reference, root: str, run: str, report: Report) -> Source:
+def source_for(ref: Reference, root: str, run: str, report: Report, insecure: Iterable[str] = ()) -> Source:
     """Return where to pull `ref` from: its registry, or the embedded one where docker.io cannot be reached.
 
     Raises RegistryError, which lists what there is, where neither can give it.
     """
     if ref.domain != DEFAULT_DOMAIN:
-        return connect(ref.domain)
+        return connect(ref.domain, insecure)
     reason = recall(run, ref.domain)
     if not reason:
         registry = connect(ref.domain)

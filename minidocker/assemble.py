@@ -1,0 +1,127 @@
+"""From an image and what the user asked for to a `Spec`: who says what, and who has the last word.
+
+See: OCI image-spec, conversion.md; docker run's reference, "Overriding image defaults".
+"""
+
+import os
+from typing import Any
+
+from minidocker.container import cgroups, ports
+from minidocker.container.lifecycle import merge_env
+from minidocker.container.options import RunOptions
+from minidocker.container.spec import Limits, Mount, Spec
+from minidocker.errors import InvalidArgument
+from minidocker.image.oci import ImageConfig
+from minidocker.linux import capabilities
+
+Json = dict[str, Any]
+
+DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+NETWORKS = ("bridge", "none", "host")
+
+
+def specify(container_id: str, image: ImageConfig, options: RunOptions, root: str) -> Spec:
+    """Return what the container is to be: the image's configuration, changed by the options.
+
+    Volumes without a name get a folder of their own below `root`. Raises: InvalidArgument, in docker's words.
+    """
+    config = image.config
+    if options.network not in NETWORKS:
+        raise InvalidArgument(f"network {options.network} not found: it is one of {', '.join(NETWORKS)}")
+    if options.network == "host" and (options.ports or options.publish_all):
+        options = options._replace(ports=(), publish_all=False)  # its ports are the host's already
+    exposed = exposed_ports(config, options)
+    published = (*options.ports, *(ports.publish_all(exposed) if options.publish_all else ()))
+    return Spec(
+        args=arguments(config, options),
+        env=environment(container_id, config, options),
+        workdir=os.path.join("/", options.workdir or config.get("WorkingDir") or "/"),
+        user=options.user or config.get("User") or "",
+        hostname=options.hostname or container_id[:12],
+        layers=tuple(image.diff_ids),
+        mounts=mounts(config, options, root),
+        read_only=options.read_only,
+        terminal=options.terminal,
+        open_stdin=options.interactive,
+        network=options.network,
+        ports=tuple(dict.fromkeys(published)),
+        exposed=exposed,
+        extra_hosts=options.extra_hosts,
+        limits=Limits(options.memory, options.cpus, options.pids_limit),
+        capabilities=kept_capabilities(options),
+        privileged=options.privileged,
+        no_new_privileges=options.no_new_privileges,
+        init=options.init,
+        stop_signal=options.stop_signal or config.get("StopSignal") or "SIGTERM",
+        remove=options.remove,
+        labels=tuple({**(config.get("Labels") or {}), **dict(options.labels)}.items()),
+    )
+
+
+def arguments(config: Json, options: RunOptions) -> tuple[str, ...]:
+    """Return the program and its arguments: an entrypoint, followed by a command.
+
+    A command given by the user replaces the image's; an entrypoint given by the user also drops the image's command.
+
+    Raises: InvalidArgument when neither says what to run.
+    """
+    if options.entrypoint is not None:
+        words = (*options.entrypoint, *options.command)
+    else:
+        words = (*(config.get("Entrypoint") or ()), *(options.command or config.get("Cmd") or ()))
+    if not words:
+        raise InvalidArgument("No command specified: the image has none, so say what to run after its name")
+    return words
+
+
+def environment(container_id: str, config: Json, options: RunOptions) -> tuple[str, ...]:
+    """Return the variables: docker's own, then the image's, then the user's."""
+    own = [DEFAULT_PATH, f"HOSTNAME={options.hostname or container_id[:12]}"]
+    if options.terminal:
+        own.append("TERM=xterm")
+    return merge_env(merge_env(tuple(own), tuple(config.get("Env") or ())), options.env)
+
+
+def exposed_ports(config: Json, options: RunOptions) -> tuple[str, ...]:
+    """Return the ports that the image or the user names, published or not: `22/tcp`."""
+    named = list(config.get("ExposedPorts") or ())
+    for text in options.expose:
+        named += ports.parse_exposed(text)
+    named += [f"{port.container_port}/{port.protocol}" for port in options.ports]
+    return tuple(dict.fromkeys(named))
+
+
+def kept_capabilities(options: RunOptions) -> tuple[str, ...]:
+    """Return the container's capabilities.
+
+    Where the kernel does not keep device nodes from being opened, a container may not make any.
+    """
+    kept = capabilities.choose(options.cap_add, options.cap_drop, options.privileged)
+    asked = "MKNOD" in {name.upper().removeprefix("CAP_") for name in options.cap_add}
+    if options.privileged or asked or cgroups.devices_are_limited(cgroups.mounted()):
+        return kept
+    return tuple(name for name in kept if name != "MKNOD")
+
+
+def mounts(config: Json, options: RunOptions, root: str) -> tuple[Mount, ...]:
+    """Return the mounts: the user's, and a volume without a name for each other place that the image wants kept.
+
+    Raises: InvalidArgument for a place that is mounted twice.
+    """
+    asked = list(options.mounts)
+    places = [os.path.normpath(mount.target) for mount in asked]
+    for place in places:
+        if places.count(place) > 1:
+            raise InvalidArgument(f"Duplicate mount point: {place}")
+    wanted = [target for target in config.get("Volumes") or () if os.path.normpath(target) not in places]
+    asked += [Mount("volume", "", target) for target in wanted]
+    return tuple(_with_source(mount, root) for mount in asked)
+
+
+def _with_source(mount: Mount, root: str) -> Mount:
+    """Make sure that what is mounted exists: docker makes missing folders of the host, too."""
+    if mount.kind == "volume":
+        mount = mount._replace(source=f"{root}/volumes/{mount.name or os.urandom(32).hex()}/_data")
+    if mount.kind != "tmpfs" and not os.path.lexists(mount.source):
+        os.makedirs(mount.source)
+    return mount

@@ -1,0 +1,70 @@
+"""A container's root, seen from the engine: for `cp` and `export`.
+
+A running container's is /proc/PID/root. A stopped one has no mounts; a small process makes them in a mount namespace
+of its own and keeps them for as long as it is asked to, so that the host's namespace never has them.
+
+Whoever works in a view follows no path of its own accord: the container decides what its links point to. Every path is
+opened by openat2(2) with RESOLVE_IN_ROOT (the class of CVE-2018-15664).
+"""
+
+import contextlib
+import json
+import os
+import socket
+from collections.abc import Iterator
+
+from minidocker.container import launch, rootfs, stream
+from minidocker.container.records import Container, Containers
+from minidocker.errors import StartError
+from minidocker.linux import syscalls
+
+
+@contextlib.contextmanager
+def view(containers: Containers, container: Container, read_only: bool = False) -> Iterator[str]:
+    """Yield a path at which the container's root can be opened while in the block.
+
+    `read_only` gives the root alone, without anything that is mounted in it, whether the container runs or not.
+    """
+    if container.running and not read_only:
+        yield f"/proc/{container.state.pid}/root"
+        return
+    folder = containers.path(container.id)
+    for name in ("upper", "work", "merged", "init"):
+        os.makedirs(f"{folder}/{name}", exist_ok=True)
+    connection, pid = launch.spawn("view", f"minidocker-view {container.short_id}")
+    try:
+        request = {"layers": containers.layers, "folder": folder, "spec": container.spec.to_json(), "only": read_only}
+        connection.sendall(stream.pack(stream.BEGIN, json.dumps(request).encode()))
+        for kind, payload in stream.receive(connection):
+            if kind == stream.FAILED:
+                raise StartError(json.loads(payload)["error"])
+            yield f"/proc/{pid}/root{folder}/merged"
+            return
+        raise StartError(f"the root of container {container.short_id} cannot be mounted")
+    finally:
+        connection.close()  # it ends, and its mounts with it
+        os.waitpid(pid, 0)
+
+
+def main() -> None:
+    """Mount a root as the first frame on standard input says, and keep it until the other side closes."""
+    from minidocker.container.spec import Spec
+
+    connection = socket.socket(fileno=0)
+    _, payload = next(stream.receive(connection))
+    request = json.loads(payload)
+    spec = Spec.from_json(request["spec"])
+    layout = rootfs.Layout(request["layers"], request["folder"])
+    try:
+        syscalls.unshare(syscalls.CLONE_NEWNS)
+        syscalls.mount("none", "/", flags=syscalls.MS_REC | syscalls.MS_PRIVATE)
+        rootfs.mount_layers(spec.layers, layout, read_only=request["only"])
+        if not request["only"]:
+            root = os.open(layout.merged, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            for mount in spec.mounts:
+                for attach in rootfs.user_mount(mount):
+                    rootfs.attach_inside(root, attach)
+        connection.sendall(stream.pack(stream.CREATED))
+    except (OSError, StartError) as error:
+        connection.sendall(stream.pack(stream.FAILED, json.dumps({"error": str(error)}).encode()))
+    connection.recv(1)

@@ -1,0 +1,227 @@
+"""A container's root on disk, between the images' layers and the container's namespaces.
+
+    containers/ID/init     the mount points that the image lacks, as one more layer on top of it
+    containers/ID/upper    what the container has changed
+    containers/ID/rootfs   a copy of everything, where overlayfs cannot be had
+
+The one diff of the house is taken here: it is `diff`, `commit`, and the layer of every RUN.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from minidocker.container import records
+from minidocker.container.records import Container
+from minidocker.container.view import view
+from minidocker.engine import Engine
+from minidocker.errors import InvalidArgument
+from minidocker.image import layers, overlay
+from minidocker.linux import syscalls, trees
+from minidocker.progress import Progress, Report
+
+# What is mounted in every container, and so has to be there to be mounted upon.
+MOUNT_POINTS = ("/dev", "/proc", "/sys", "/etc")
+MOUNTED_FILES = ("/etc/hosts", "/etc/hostname", "/etc/resolv.conf")
+
+
+def lowers(engine: Engine, container: Container) -> list[str]:
+    """Return the folders that a container's root is made of, the topmost first."""
+    own = engine.containers.path(container.id, "init")
+    return [own, *(engine.images.layer_path(diff_id) for diff_id in reversed(container.spec.layers))]
+
+
+def prepare(engine: Engine, container: Container, report: Report) -> None:
+    """Make the folders that a new container's root needs."""
+    folder = engine.containers.path(container.id)
+    for name in ("init", "upper", "work", "merged"):
+        os.mkdir(f"{folder}/{name}", 0o755)
+    _make_init_layer(f"{folder}/init", lowers(engine, container)[1:])
+    root = overlay.lookup("/", lowers(engine, container)[1:])
+    if root:
+        for name in ("init", "upper"):
+            trees.copy_attributes(root, f"{folder}/{name}", os.stat(root))
+    if not overlay_works(engine, report):
+        os.mkdir(f"{folder}/rootfs")
+        flatten(lowers(engine, container), f"{folder}/rootfs")
+
+
+def _make_init_layer(init: str, below: list[str]) -> None:
+    """Put into `init` what the image lacks; the directories on the way are as they are in the image."""
+    lacking = [path for path in (*MOUNT_POINTS, *MOUNTED_FILES) if not overlay.lookup(path, below)]
+    if any(path in MOUNTED_FILES for path in lacking):
+        os.makedirs(f"{init}/etc", 0o755)
+    for path in lacking:
+        if path in MOUNTED_FILES:
+            os.close(os.open(f"{init}{path}", os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
+        else:
+            os.makedirs(f"{init}{path}", 0o755, exist_ok=True)
+    if os.path.isdir(f"{init}/etc") and (original := overlay.lookup("/etc", below)):
+        trees.copy_attributes(original, f"{init}/etc", os.stat(original, follow_symlinks=False))
+
+
+def overlay_works(engine: Engine, report: Report) -> bool:
+    """Say whether this kernel mounts an overlay on this disk; tried once a boot, and told when not.
+
+    MINIDOCKER_STORAGE=copy asks for the copies all the same.
+    """
+    if os.environ.get("MINIDOCKER_STORAGE") == "copy":
+        return False
+    note = f"{engine.run}/storage"
+    with contextlib.suppress(FileNotFoundError), open(note) as file:
+        return file.read() == "overlay"
+    works = _try_overlay(engine)
+    os.makedirs(engine.run, exist_ok=True)
+    with open(note, "w") as file:
+        file.write("overlay" if works else "copy")
+    if not works:
+        report(Progress("", f"overlayfs cannot be used below {engine.root}: each container copies its whole image"))
+    return works
+
+
+def _try_overlay(engine: Engine) -> bool:
+    """Mount an overlay, out of sight, and say whether that went well."""
+    from minidocker.container.spec import Spec
+    from minidocker.errors import StartError
+
+    trial = Container("0" * 64, "", "", "", "", Spec(args=()), records.State())
+    folder = engine.containers.path(trial.id)
+    os.makedirs(engine.containers.layers, exist_ok=True)
+    try:
+        with view(engine.containers, trial):
+            return True
+    except StartError:
+        return False
+    finally:
+        trees.delete(folder)
+
+
+def flatten(stack: list[str], target: str) -> None:
+    """Copy a stack of layers, the topmost first, into one tree, whiteouts and opaque directories carried out."""
+    for layer in reversed(stack):
+        _lay_over(layer, target)
+
+
+def _lay_over(layer: str, target: str) -> None:
+    """Copy one layer over what the layers below it have left."""
+    for entry in os.scandir(layer):
+        place = f"{target}/{entry.name}"
+        status = entry.stat(follow_symlinks=False)
+        is_folder = entry.is_dir(follow_symlinks=False)
+        hides = not is_folder or overlay.is_opaque(entry.path) or not os.path.isdir(place) or os.path.islink(place)
+        if hides and os.path.lexists(place):
+            trees.delete(place)
+        if overlay.is_whiteout(status):
+            continue
+        if is_folder:
+            os.makedirs(place, exist_ok=True)
+            _lay_over(entry.path, place)
+        else:
+            trees.copy_one(entry.path, place, status)
+    trees.copy_attributes(layer, target, os.stat(layer))
+
+
+def changes(engine: Engine, container: Container) -> list[overlay.Change]:
+    """Return what a container has changed in its root, sorted by path."""
+    folder = engine.containers.path(container.id)
+    if not os.path.isdir(f"{folder}/rootfs"):
+        return overlay.changes(f"{folder}/upper", lowers(engine, container))
+    with _original(engine, container) as original:
+        return overlay.changes_between(original, f"{folder}/rootfs")
+
+
+@contextlib.contextmanager
+def upper(engine: Engine, container: Container) -> Iterator[str]:
+    """Yield a folder that holds a container's changes as an overlay's upper directory does, to be packed as a layer."""
+    folder = engine.containers.path(container.id)
+    if not os.path.isdir(f"{folder}/rootfs"):
+        yield f"{folder}/upper"
+        return
+    made = f"{folder}/changes"
+    os.mkdir(made)
+    try:
+        with _original(engine, container) as original:
+            found = overlay.changes_between(original, f"{folder}/rootfs")
+        overlay.write_upper(made, f"{folder}/rootfs", found)
+        yield made
+    finally:
+        trees.delete(made)
+
+
+@contextlib.contextmanager
+def _original(engine: Engine, container: Container) -> Iterator[str]:
+    """Yield a copy of the container's root as it was before it started."""
+    original = engine.containers.path(container.id, "original")
+    os.mkdir(original)
+    try:
+        flatten(lowers(engine, container), original)
+        yield original
+    finally:
+        trees.delete(original)
+
+
+def export(engine: Engine, container: Container, out: BinaryIO) -> None:
+    """Write a container's whole root as a tar archive: the files themselves, nothing that is mounted over them."""
+    with view(engine.containers, container, read_only=True) as root:
+        layers.pack(root, out.write, whiteouts=False)
+
+
+def copy_out(engine: Engine, container: Container, path: str, out: BinaryIO) -> None:
+    """Write a file, or a directory and what is in it, as a tar archive whose first name is the path's last.
+
+    A path that ends in `/` or `/.` follows a link to a directory; any other is what it names, be it a link.
+
+    Raises: FileNotFoundError.
+    """
+    with view(engine.containers, container) as root, _opened(root) as top:
+        wanted = path.rstrip("/").removesuffix("/.") or "/"
+        name = os.path.basename(os.path.normpath(wanted)) or "."
+        if path != wanted or name in (".", ".."):
+            inside = _open_inside(top, wanted, os.O_RDONLY | os.O_DIRECTORY)
+            layers.pack_path(f"/proc/self/fd/{inside}/.", name, out.write)
+        else:
+            inside = _open_inside(top, os.path.dirname(wanted) or "/", os.O_RDONLY | os.O_DIRECTORY)
+            layers.pack_path(f"/proc/self/fd/{inside}/{name}", name, out.write)
+        os.close(inside)
+
+
+def copy_in(engine: Engine, container: Container, path: str, archive: BinaryIO) -> None:
+    """Unpack a tar archive in an existing directory of a container.
+
+    Raises: FileNotFoundError, NotADirectoryError; UnsafeLayer for an archive that is broken or leads out.
+    """
+    if container.spec.read_only:
+        raise InvalidArgument("container rootfs is marked read-only")
+    with view(engine.containers, container) as root:
+        with _opened(root) as top:
+            os.close(_open_inside(top, path, os.O_RDONLY | os.O_DIRECTORY))
+        layers.unpack(layers.TarReader(layers.decompressed(archive)), root, path, whiteouts=False)
+
+
+def status(engine: Engine, container: Container, path: str) -> os.stat_result:
+    """Return what is at a path of a container; a link at its end is followed, inside the container.
+
+    Raises: FileNotFoundError.
+    """
+    with view(engine.containers, container) as root, _opened(root) as top:
+        inside = _open_inside(top, path, os.O_PATH)
+        try:
+            return os.fstat(inside)
+        finally:
+            os.close(inside)
+
+
+@contextlib.contextmanager
+def _opened(root: str) -> Iterator[int]:
+    fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _open_inside(top: int, path: str, flags: int) -> int:
+    """Open a path of a container as the container would, and nothing outside it."""
+    resolve = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS
+    return syscalls.openat2(top, path or "/", flags, resolve=resolve)

@@ -1,0 +1,61 @@
+"""Keeping house: what there is on the disk, and clearing away what killed commands and shims have left.
+
+`system prune` decides what is unused; `tidy` removes only what nobody can be using.
+"""
+
+import contextlib
+import os
+from typing import NamedTuple
+
+from minidocker.container import cgroups, cleanup, network
+from minidocker.engine import Engine
+from minidocker.errors import ContainerNotFound
+from minidocker.linux import trees
+
+
+class DiskUsage(NamedTuple):
+    """Bytes on the disk: the unpacked layers, each counted once, and what the containers have changed."""
+
+    layers_size: int
+    containers_size: int
+
+
+def usage(engine: Engine) -> DiskUsage:
+    """Add up what the images and the containers take."""
+    diff_ids = {diff_id for image in engine.images.images() for diff_id in _diff_ids(engine, image.id)}
+    own = [engine.containers.path(container.id, "upper") for container in engine.containers.list()]
+    return DiskUsage(sum(map(engine.images.layer_size, diff_ids)), sum(map(tree_size, own)))
+
+
+def _diff_ids(engine: Engine, image_id: str) -> list[str]:
+    return list(engine.images.config(engine.images.get(image_id)).diff_ids)
+
+
+def tree_size(path: str) -> int:
+    """Return the bytes in a tree's files."""
+    total = 0
+    for folder, _, files in os.walk(path):
+        for name in files:
+            with contextlib.suppress(FileNotFoundError):
+                total += os.lstat(f"{folder}/{name}").st_size
+    return total
+
+
+def tidy(engine: Engine) -> None:
+    """Undo what shims that were killed could not, and delete what removals that were killed have left.
+
+    When nothing runs, the bridge, its rules and the empty cgroups go as well.
+    """
+    containers = engine.containers
+    for container in containers.list():
+        with contextlib.suppress(ContainerNotFound), containers.lock(container.id):
+            cleanup.after_dead_shim(containers, containers.load(container.id))
+    if os.path.isdir(containers.folder):
+        for name in os.listdir(containers.folder):
+            if name.endswith(".removed"):
+                trees.delete(f"{containers.folder}/{name}")
+    if not any(container.running for container in containers.list()):
+        network.remove_all(engine.run)
+        for place in set(cgroups.mounted().values()):
+            with contextlib.suppress(OSError):  # another root's containers may live there
+                os.rmdir(f"{place}/{cgroups.PARENT}")

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from typing import BinaryIO, cast
 
 from minidocker.image import archive, reference
 from minidocker.image.store import ImageStore
@@ -51,13 +52,15 @@ def make(name: str, registry: str, work: str, make_tree: Callable[[str], str], c
     print(f"  images    making {name} …", flush=True)
     tree = make_tree(work)
     store = ImageStore(f"{work}/root")
-    with subprocess.Popen(["tar", "--numeric-owner", "--xattrs", "-C", tree, "-c", "."], stdout=subprocess.PIPE) as tar:
-        changes = {"Cmd": command, "Env": [f"PATH={PATH}"]}
-        archive.import_rootfs(store, tar.stdout, reference.parse(name), changes, f"Made from {SUITE}'s packages")
+    config = {"Cmd": command, "Env": [f"PATH={PATH}"]}
+    message = f"Made of {SUITE}'s own packages"
+    argv = ["tar", "--numeric-owner", "--xattrs", "--xattrs-include=*", "-C", tree, "-c", "."]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE) as tar:
+        ref = reference.parse(name)
+        image = archive.import_rootfs(store, cast(BinaryIO, tar.stdout), ref, config, message)
     if tar.returncode:
-        sys.exit(f"tar -C {tree} -c .: exit code {tar.returncode}")
-    image = store.get(name)
-    send(store, image, reference.parse(name), silent, Embedded(registry))
+        sys.exit(f"{' '.join(argv)}: exit code {tar.returncode}")
+    send(store, image, ref, silent, Embedded(registry))
     print(f"  images    {name} made  ({time.monotonic() - started:.0f} s)", flush=True)
 
 

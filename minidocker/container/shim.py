@@ -65,7 +65,7 @@ class Child:
     def parent(self) -> namespaces.Parent:
         """Return what the child may do with its end."""
         self.ours.close()
-        return namespaces.Parent(self._give_terminal, self._wait, self._wait_ready)
+        return namespaces.Parent(self._give_terminal, self._wait_limited, self._wait_ready)
 
     def _give_terminal(self, master: int) -> None:
         socket.send_fds(self.theirs, [b"terminal"], [master])
@@ -73,6 +73,10 @@ class Child:
     def _wait(self) -> None:
         if not self.theirs.recv(16):
             os._exit(1)  # the shim is gone
+
+    def _wait_limited(self) -> None:
+        self.theirs.send(b"apart")
+        self._wait()
 
     def _wait_ready(self) -> None:
         self.theirs.send(b"ready")
@@ -163,6 +167,7 @@ def run(control: Control, request: Json, spec: Spec) -> None:
         child.theirs.close()
         pipes.close_childs()
         cgroups.enter(limits, pid)
+        child.listen(control, b"apart")  # before that, its network namespace would be the host's
         child.proceed()
         if spec.network == "bridge":
             undo.callback(cleanup.disconnect, containers, container_id)
@@ -221,6 +226,7 @@ def run_beside(control: Control, request: Json, spec: Spec) -> None:
         child.theirs.close()
         pipes.close_childs()
         cgroups.enter(cgroups.existing(request["id"], cgroups.mounted()), pid)
+        child.listen(control, b"apart")
         child.proceed()
         terminal = child.listen(control, b"ready")
         relay = Relay(pipes.for_relay(terminal))

@@ -59,11 +59,10 @@ def save(store: ImageStore, names: Iterable[str], out: BinaryIO) -> None:
             blobs[blob.digest] = store.layout.blob_size(blob.digest)
     _write_folders(out.write)
     for digest, size in sorted(blobs.items()):
-        with store.layout.open_blob(digest) as blob:
-            out.write(_file_header(_blob_name(digest), size))
-            while data := blob.read(CHUNK):
-                out.write(data)
-            out.write(padding(size))
+        out.write(_file_header(_blob_name(digest), size))
+        with store.layout.open_blob(digest) as file:
+            _copy(file, out.write)
+        out.write(padding(size))
     _write_file(out.write, "index.json", Index(oci.INDEX, tuple(entries)).to_bytes())
     _write_file(out.write, "manifest.json", json.dumps(described).encode())
     _write_file(out.write, "oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
@@ -82,7 +81,7 @@ def _choose(images: list[Image], names: Iterable[str]) -> list[tuple[Image, list
 
 
 def _meant(images: list[Image], name: str) -> list[tuple[Image, str]]:
-    """Return the images one name means, each with its tag: all tags of a repository, one tag, or an id without a tag."""
+    """Return the images a name means, each with its tag: all tags of a repository, one tag, or an id with none."""
     try:
         named = parse(name, default_tag="")
     except InvalidReference:  # 64 digits are no name, but may be an id

@@ -38,7 +38,7 @@ def container_json(engine: "Engine", container: Container) -> Json:
         "ResolvConfPath": f"{folder}/resolv.conf",
         "HostnamePath": f"{folder}/hostname",
         "HostsPath": f"{folder}/hosts",
-        "LogPath": f"{folder}/log",
+        "LogPath": f"{folder}/log.json",
         "Name": f"/{container.name}",
         "RestartCount": 0,
         "Driver": DRIVER,
@@ -254,24 +254,3 @@ def _familiar(name: str) -> str:
     from minidocker.image import reference
 
     return reference.parse(name, default_tag="").familiar
-
-
-def tree_size(path: str) -> int:
-    """Return the bytes that the files below `path` hold; a file with several names counts once."""
-    total = 0
-    seen = set()
-    folders = [path]
-    while folders:
-        try:
-            entries = list(os.scandir(folders.pop()))
-        except (FileNotFoundError, NotADirectoryError):
-            continue  # removed meanwhile
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                folders.append(entry.path)
-                continue
-            status = entry.stat(follow_symlinks=False)
-            if status.st_nlink == 1 or (status.st_dev, status.st_ino) not in seen:
-                seen.add((status.st_dev, status.st_ino))
-                total += status.st_size
-    return total

@@ -34,18 +34,25 @@ def load(call: Call) -> int:
         raise InvalidArgument("requested load from stdin, but stdin is empty")
     store = call.engine().images
     with _reading(call["input"]) as stream, printer(sys.stdout, call["quiet"]) as report:
-        archive.load(store, stream, report)
+        for image, references in archive.load(store, stream, report):
+            for name in references:
+                print(f"Loaded image: {name.familiar}")
+            if not references:
+                print(f"Loaded image ID: {image.id}")
     return 0
 
 
 def import_(call: Call) -> int:
     """Make an image with one layer of an archive of files; print its id."""
+    from minidocker.build.builder import apply_changes
     from minidocker.image import archive, reference
+    from minidocker.image.oci import ImageConfig
 
     store = call.engine().images
     name = reference.parse(call.word(1)) if call.word(1) else None
+    config = apply_changes(ImageConfig({}), call["change"]).config if call["change"] else {}
     with _reading("" if call.word(0) == "-" else call.word(0)) as stream:
-        image = archive.import_rootfs(store, stream, name, call["change"], call["message"])
+        image = archive.import_rootfs(store, stream, name, config, call["message"])
     print(image.id)
     return 0
 

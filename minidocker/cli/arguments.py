@@ -7,9 +7,12 @@ See: the flag syntax of pflag, which docker uses.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from minidocker.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from minidocker.engine import Engine
 
 BAD_OPTION = 125
 BAD_ARGUMENTS = 1
@@ -40,7 +43,6 @@ class Settings(NamedTuple):
     root: str = ""
     run: str = ""
     explain: bool = False
-    insecure: tuple[str, ...] = ()
 
 
 class Call:
@@ -60,12 +62,11 @@ class Call:
         """Return the word at `position`, or `otherwise` where there are fewer."""
         return self.words[position] if position < len(self.words) else otherwise
 
-    def engine(self) -> Any:
+    def engine(self) -> "Engine":
         """Open the engine on the folders that the settings name."""
         from minidocker.engine import open_engine
 
-        engine = open_engine(self.settings.root, self.settings.run)
-        return engine._replace(insecure=(*engine.insecure, *self.settings.insecure))
+        return open_engine(self.settings.root, self.settings.run)
 
 
 class Command(NamedTuple):

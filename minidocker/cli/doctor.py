@@ -4,10 +4,13 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from minidocker.cli import human, machine
 from minidocker.cli.arguments import Call, Command
+
+if TYPE_CHECKING:
+    from minidocker.engine import Engine
 
 NEEDED_CONTROLLERS = ("memory", "cpu", "pids")
 _LITTLE_SPACE = 2 * 10**9
@@ -41,7 +44,7 @@ def doctor(call: Call) -> int:
     return 1 if failed else 0
 
 
-def findings(engine: Any) -> Iterator[Finding]:
+def findings(engine: "Engine") -> Iterator[Finding]:
     """Make every check, one after the other."""
     for check in (_root, _kernel, _namespaces, _user_namespaces):
         yield check()

@@ -2,10 +2,13 @@
 
 import json
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from minidocker.cli.arguments import Call, Command, Option
 from minidocker.errors import AmbiguousPrefix, ContainerNotFound, ImageNotFound, InvalidArgument, InvalidReference
+
+if TYPE_CHECKING:
+    from minidocker.engine import Engine
 
 KINDS = ("container", "image", "volume")
 
@@ -38,7 +41,7 @@ def _shown(documents: list[dict[str, Any]], shape: str) -> str:
     return "".join(template.fill(document) + "\n" for document in documents)
 
 
-def find(engine: Any, name: str, kind: str = "", with_size: bool = False) -> dict[str, Any]:
+def find(engine: "Engine", name: str, kind: str = "", with_size: bool = False) -> dict[str, Any]:
     """Return the document of the container, else the image, else the volume of that name.
 
     Raises: ContainerNotFound, ImageNotFound, AmbiguousPrefix, InvalidReference.
@@ -54,7 +57,9 @@ def find(engine: Any, name: str, kind: str = "", with_size: bool = False) -> dic
         else:
             document = documents.container_json(engine, container)
             if with_size:
-                own = documents.tree_size(engine.containers.path(container.id, "upper"))
+                from minidocker.upkeep import tree_size
+
+                own = tree_size(engine.containers.path(container.id, "upper"))
                 whole = sum(engine.images.layer_size(diff_id) for diff_id in container.spec.layers)
                 document |= {"SizeRw": own, "SizeRootFs": own + whole}
             return document

@@ -3,13 +3,16 @@
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 from minidocker.cli import filters, human
 from minidocker.cli.arguments import Call, Command, Option, whole_number
 from minidocker.cli.tables import render
 from minidocker.container.records import CREATED, EXITED, Container
 from minidocker.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from minidocker.engine import Engine
 
 HEADERS = {
     "ID": "CONTAINER ID",
@@ -90,9 +93,9 @@ def status(container: Container, now: float) -> str:
     return f"Exited ({state.exit_code}) {human.ago(state.finished, now)}"
 
 
-def _sizes(engine: Any) -> Callable[[Container], str]:
+def _sizes(engine: "Engine") -> Callable[[Container], str]:
     """Return what tells a container's size: its own changes, and those on top of its image."""
-    from minidocker.inspect import tree_size
+    from minidocker.upkeep import tree_size
 
     images = {image.id: image.size for image in engine.images.images()}
 
@@ -103,7 +106,7 @@ def _sizes(engine: Any) -> Callable[[Container], str]:
     return size
 
 
-def _fits(container: Container, wanted: filters.Filters, engine: Any) -> bool:
+def _fits(container: Container, wanted: filters.Filters, engine: "Engine") -> bool:
     """Say whether a container is what the filters ask for: one value of each name, and every label."""
     state, spec = container.state, container.spec
     for text in wanted.get("status", ()):
@@ -140,7 +143,7 @@ def _with_protocol(text: str) -> str:
     return text if "/" in text else f"{text}/tcp"
 
 
-def _descends(container: Container, name: str, engine: Any) -> bool:
+def _descends(container: Container, name: str, engine: "Engine") -> bool:
     """Say whether the container's image is the named one or was built on it."""
     from minidocker.errors import MinidockerError
 

@@ -29,8 +29,15 @@ INTERRUPTED = 130
 FAILED = 1
 
 OPTIONS = (
-    Option("root", "string", "Folder for images and containers (default /var/lib/minidocker, or $MINIDOCKER_ROOT)"),
-    Option("run", "string", "Folder for what ends with this boot (default /run/minidocker, or $MINIDOCKER_RUN)"),
+    Option(
+        "root",
+        "string",
+        "Folder for images and containers (default /var/lib/minidocker, or $MINIDOCKER_ROOT)",
+        default="",
+    ),
+    Option(
+        "run", "string", "Folder for what ends with this boot (default /run/minidocker, or $MINIDOCKER_RUN)", default=""
+    ),
     Option("explain", "bool", "Print every step as the kernel sees it, beside the shell line that would do the same"),
     Option("insecure-registry", "list", "Speak plain HTTP, or TLS without checking, to this registry (host[:port])"),
     Option("help", "bool", "Print this page, or with COMMAND that of the command"),
@@ -56,9 +63,8 @@ def main(argv: list[str]) -> int:
     path = ""
     try:
         words, values = parse(argv, OPTIONS, "", stops=True)
-        settings = Settings(
-            values["root"] or "", values["run"] or "", values["explain"], tuple(values["insecure-registry"])
-        )
+        settings = Settings(values["root"], values["run"], values["explain"])
+        _allow_insecure(values["insecure-registry"])
         if values["version"]:
             return _print_version()
         if not words or values["help"] or words[0] == "help":
@@ -80,6 +86,13 @@ def main(argv: list[str]) -> int:
         return FAILED
     except Exception as error:  # noqa: BLE001, the last resort: a bug must not greet a learner with a traceback
         return _report(error, path)
+
+
+def _allow_insecure(hosts: list[str]) -> None:
+    """Add registries to those that the environment names as insecure, which is where the engine looks."""
+    if hosts:
+        known = os.environ.get("MINIDOCKER_INSECURE_REGISTRIES")
+        os.environ["MINIDOCKER_INSECURE_REGISTRIES"] = ",".join([*([known] if known else []), *hosts])
 
 
 def _find(words: list[str]) -> tuple[str, list[str]]:

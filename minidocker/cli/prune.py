@@ -1,11 +1,14 @@
 """Making room: `container prune`, `image prune`, `system prune`."""
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from minidocker.cli import filters, human
 from minidocker.cli.arguments import Call, Command, Option
 from minidocker.cli.output import confirmed
 from minidocker.errors import MinidockerError
+
+if TYPE_CHECKING:
+    from minidocker.engine import Engine
 
 _STOPPED = "all stopped containers"
 
@@ -24,10 +27,10 @@ def _filters(call: Call) -> filters.Filters:
     return filters.read(call["filter"], ("label", "until"))
 
 
-def _remove_stopped(engine: Any, wanted: filters.Filters) -> int:
+def _remove_stopped(engine: "Engine", wanted: filters.Filters) -> int:
     """Remove what does not run and fits the filters, print the ids, and return the bytes that were freed."""
     from minidocker import engine as stories
-    from minidocker.inspect import tree_size
+    from minidocker.upkeep import tree_size
 
     freed = 0
     removed = []
@@ -64,16 +67,17 @@ def prune_images(call: Call) -> int:
     return 0
 
 
-def _remove_images(engine: Any, every: bool, wanted: filters.Filters) -> int:
+def _remove_images(engine: "Engine", every: bool, wanted: filters.Filters) -> int:
     """Remove images, print what happened to each, and return the bytes that were freed.
 
     An image is used when a container stands on it; one that others were built on stays with them.
     """
     from minidocker import engine as stories
+    from minidocker.upkeep import usage
 
     store = engine.images
     used = {container.image_id for container in engine.containers.list()}
-    before = stories.usage(engine).layers_size
+    before = usage(engine).layers_size
     lines: list[str] = []
     for image in store.images(intermediate=False) if every else store.dangling():
         labels = store.config(image).config.get("Labels") or {} if wanted.get("label") else {}
@@ -87,7 +91,7 @@ def _remove_images(engine: Any, every: bool, wanted: filters.Filters) -> int:
     store.collect(diff_id for container in engine.containers.list() for diff_id in container.spec.layers)
     if lines:
         print("Deleted Images:", *(line[0].lower() + line[1:] for line in lines), "", sep="\n")
-    return max(0, before - stories.usage(engine).layers_size)
+    return max(0, before - usage(engine).layers_size)
 
 
 def prune_system(call: Call) -> int:

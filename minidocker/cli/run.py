@@ -3,13 +3,16 @@
 import contextlib
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from minidocker.cli.arguments import Call, Command, Option
 from minidocker.cli.progress import printer
 from minidocker.cli.run_options import OPTIONS, run_options
 from minidocker.cli.terminal import DETACH_KEYS, Detached, Wishes, check_terminal, converse, parse_keys
 from minidocker.errors import Conflict, InvalidArgument
+
+if TYPE_CHECKING:
+    from minidocker.engine import Engine
 
 
 def run(call: Call) -> int:
@@ -67,7 +70,7 @@ def _wishes(call: Call) -> Wishes:
     )
 
 
-def _pull_first(engine: Any, call: Call, report: Any) -> None:
+def _pull_first(engine: "Engine", call: Call, report: Any) -> None:
     """Do what `--pull` asks for; `missing` is what the engine does by itself."""
     from minidocker import engine as stories
 

@@ -1,12 +1,15 @@
 """Talking to containers that exist: `start`, `attach`, `exec`, `logs`."""
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from minidocker.cli.arguments import Call, Command, Option
 from minidocker.cli.run_options import environment, environment_variable
 from minidocker.cli.terminal import DETACH_KEYS, Detached, Wishes, check_terminal, converse, parse_keys, write_all
 from minidocker.errors import ContainerStateError, InvalidArgument
+
+if TYPE_CHECKING:
+    from minidocker.engine import Engine
 
 DETACHED = "read escape sequence"
 
@@ -51,7 +54,7 @@ def _wishes(call: Call, container: Any, stdin: bool) -> Wishes:
 
 
 def _stay(
-    stories: Any, engine: Any, container: Any, attachment: Any, wishes: Wishes, passes_signals: bool = True
+    stories: Any, engine: "Engine", container: Any, attachment: Any, wishes: Wishes, passes_signals: bool = True
 ) -> int:
     """Talk to the container until it ends or the person leaves."""
     if passes_signals and not wishes.terminal:

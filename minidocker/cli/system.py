@@ -2,12 +2,15 @@
 
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from minidocker.cli import human
 from minidocker.cli.arguments import Call, Command, Option
 from minidocker.cli.catalogue import VERSION
 from minidocker.cli.tables import render
+
+if TYPE_CHECKING:
+    from minidocker.engine import Engine
 
 DF_HEADERS = {
     "Type": "TYPE",
@@ -125,7 +128,7 @@ def _facts(call: Call) -> dict[str, Any]:
 def df(call: Call) -> int:
     """Print how much disk is used by what, and how much of it could be freed."""
     from minidocker.cli import volumes
-    from minidocker.inspect import tree_size
+    from minidocker.upkeep import tree_size
 
     engine = call.engine()
     images = engine.images.images(intermediate=False)
@@ -161,7 +164,7 @@ def _df_row(kind: str, count: int, active: int, size: int, free: int) -> dict[st
     }
 
 
-def _image_sizes(engine: Any, images: list[Any], unused: list[Any]) -> tuple[int, int]:
+def _image_sizes(engine: "Engine", images: list[Any], unused: list[Any]) -> tuple[int, int]:
     """Return the size of all layers, each counted once, and of those that only unused images have."""
     free_ids = {image.id for image in unused}
     needed: set[str] = set()
@@ -176,7 +179,7 @@ def _image_sizes(engine: Any, images: list[Any], unused: list[Any]) -> tuple[int
 
 
 def _print_details(
-    engine: Any, images: list[Any], containers: list[Any], sizes: dict[str, int], places: dict[str, int]
+    engine: "Engine", images: list[Any], containers: list[Any], sizes: dict[str, int], places: dict[str, int]
 ) -> None:
     """Print a table of the images, one of the containers and one of the volumes."""
     import time

@@ -5,7 +5,7 @@ import re
 import secrets
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from minidocker.cli import human
 from minidocker.cli.arguments import Call, Command, Option
@@ -13,15 +13,18 @@ from minidocker.cli.output import confirmed, each
 from minidocker.cli.tables import render
 from minidocker.errors import Conflict, InvalidArgument, MinidockerError
 
+if TYPE_CHECKING:
+    from minidocker.engine import Engine
+
 HEADERS = {"Driver": "DRIVER", "Name": "VOLUME NAME", "Mountpoint": "MOUNTPOINT", "Size": "SIZE"}
 
 
-def folder(engine: Any) -> str:
+def folder(engine: "Engine") -> str:
     """Return where the volumes are: each is `<name>/_data`."""
     return f"{engine.root}/volumes"
 
 
-def names(engine: Any) -> list[str]:
+def names(engine: "Engine") -> list[str]:
     """Return the names of all volumes."""
     try:
         return sorted(name for name in os.listdir(folder(engine)) if "." not in name[:1])
@@ -29,7 +32,7 @@ def names(engine: Any) -> list[str]:
         return []
 
 
-def users(engine: Any) -> dict[str, list[str]]:
+def users(engine: "Engine") -> dict[str, list[str]]:
     """Return for each volume in use the ids of the containers that mount it."""
     found: dict[str, list[str]] = {}
     for container in engine.containers.list():
@@ -40,7 +43,7 @@ def users(engine: Any) -> dict[str, list[str]]:
     return found
 
 
-def volume_json(engine: Any, name: str) -> dict[str, Any] | None:
+def volume_json(engine: "Engine", name: str) -> dict[str, Any] | None:
     """Return docker's document of a volume, or None where there is none of that name."""
     if name not in names(engine):
         return None
@@ -113,9 +116,9 @@ def prune(call: Call) -> int:
     return 0
 
 
-def remove_unused(engine: Any) -> int:
+def remove_unused(engine: "Engine") -> int:
     """Remove all volumes that no container mounts, print their names, and return the bytes that were freed."""
-    from minidocker.inspect import tree_size
+    from minidocker.upkeep import tree_size
 
     in_use = users(engine)
     unused = [name for name in names(engine) if name not in in_use]
@@ -128,7 +131,7 @@ def remove_unused(engine: Any) -> int:
     return freed
 
 
-def _delete(engine: Any, name: str) -> None:
+def _delete(engine: "Engine", name: str) -> None:
     from minidocker.linux import trees
 
     trees.delete(f"{folder(engine)}/{name}")

@@ -279,7 +279,8 @@ def serve(
     try:
         server = Server(root, host, port, htpasswd, log)
     except OSError as error:
-        raise InvalidArgument(f"registry serve on {host}:{port}: {error.strerror or error}") from error
+        reason = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
+        raise InvalidArgument(f"registry serve on {host}:{port}: {reason}") from error
     main = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGTERM, _interrupt) if main else None
     try:

@@ -88,3 +88,18 @@ class StartError(MinidockerError):
 
 class NetworkError(MinidockerError):
     """The container's network could not be set up: a port in use, no address left, no nftables."""
+
+
+class ContainerError(MinidockerError):
+    """A program that ended with another exit code than 0, where it was run for what it writes."""
+
+    def __init__(self, container: str, exit_status: int, command: str, image: str, stderr: bytes) -> None:
+        super().__init__(
+            f"command '{command}' in image '{image}' returned non-zero exit status {exit_status}: "
+            f"{stderr.decode(errors='replace')}"
+        )
+        self.container = container
+        self.exit_status = exit_status
+        self.command = command
+        self.image = image
+        self.stderr = stderr

@@ -36,6 +36,7 @@ TYPES = {
 IFF_UP = 1
 AF_BRIDGE = 7
 RT_TABLE_MAIN, RTPROT_BOOT, RTN_UNICAST = 254, 3, 1
+_importing = threading.Lock()  # `preload` may still run in another thread
 LOOPBACK_INDEX = 1  # `lo` is the first link of every network namespace
 
 
@@ -266,21 +267,29 @@ def pyroute2(module: str) -> Any:
     See: PEP 562, module `__getattr__`; docs/decisions/0003-network.md.
     """
     import importlib
+
+    with _importing:
+        if "pyroute2" not in sys.modules:
+            _enter_package()
+        return importlib.import_module(f"pyroute2.{module}")
+
+
+def _enter_package() -> None:
+    """Put `pyroute2` among the imported modules with its `__init__` still to be run."""
+    import importlib
     import importlib.util
 
-    if "pyroute2" not in sys.modules:
-        spec = importlib.util.find_spec("pyroute2")
-        if spec is None or spec.loader is None:
-            raise ModuleNotFoundError("containers' networks need pyroute2: pip install pyroute2", name="pyroute2")
-        package, loader = importlib.util.module_from_spec(spec), spec.loader
+    spec = importlib.util.find_spec("pyroute2")
+    if spec is None or spec.loader is None:
+        raise ModuleNotFoundError("containers' networks need pyroute2: pip install pyroute2", name="pyroute2")
+    package, loader = importlib.util.module_from_spec(spec), spec.loader
 
-        def complete(name: str) -> Any:
-            with contextlib.suppress(ModuleNotFoundError):
-                return importlib.import_module(f"pyroute2.{name}")
-            del package.__getattr__
-            loader.exec_module(package)
-            return getattr(package, name)
+    def complete(name: str) -> Any:
+        with contextlib.suppress(ModuleNotFoundError):
+            return importlib.import_module(f"pyroute2.{name}")
+        del package.__getattr__
+        loader.exec_module(package)
+        return getattr(package, name)
 
-        package.__getattr__ = complete  # type: ignore[method-assign]
-        sys.modules["pyroute2"] = package
-    return importlib.import_module(f"pyroute2.{module}")
+    package.__getattr__ = complete  # type: ignore[method-assign]
+    sys.modules["pyroute2"] = package

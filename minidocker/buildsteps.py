@@ -1,0 +1,77 @@
+"""Lending the builder what it builds with: containers for RUN, images for FROM."""
+
+import contextlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+from minidocker import engine as stories
+from minidocker import storage
+from minidocker.assemble import DEFAULT_PATH
+from minidocker.build import builder
+from minidocker.build.builder import BuildOptions, RunStep
+from minidocker.container.lifecycle import merge_env
+from minidocker.container.records import Container
+from minidocker.container.spec import Mount, Spec
+from minidocker.engine import Engine
+from minidocker.errors import ContainerNotFound, ImageNotFound
+from minidocker.image.store import Image
+from minidocker.linux import capabilities
+from minidocker.progress import Progress
+
+
+def build(engine: Engine, context: str, options: BuildOptions, out: Callable[[str], None]) -> str:
+    """Build an image; return its id. See `minidocker.build.builder.build`."""
+
+    def tell(news: Progress) -> None:
+        out(f"{news.id}: {news.status}\n" if news.id else f"{news.status}\n")
+
+    def resolve(name: str, platform: str, pull: bool) -> Image:
+        if pull:
+            return stories.pull(engine, name, platform, tell).image
+        with contextlib.suppress(ImageNotFound):
+            return engine.images.get(name)
+        return stories.pull(engine, name, platform, tell).image
+
+    return builder.build(engine.images, context, options, out, lambda step: run_step(engine, step), resolve)
+
+
+class StepResult(NamedTuple):
+    """How a RUN ended; its container stays until it is discarded, so that its changes can be taken."""
+
+    exit_code: int
+    upper: str
+    discard: Callable[[], None]
+
+
+def run_step(engine: Engine, step: RunStep) -> StepResult:
+    """Run one command in a container of its own, as `run` would; interrupted, the container goes at once."""
+    spec = Spec(
+        args=step.args,
+        env=merge_env((DEFAULT_PATH, f"HOSTNAME={step.container_id[:12]}"), step.env),
+        user=step.user,
+        workdir=step.workdir or "/",
+        hostname=step.container_id[:12],
+        layers=step.layers,
+        mounts=tuple(Mount("bind", source, target, read_only=True) for source, target in step.mounts),
+        network=step.network,
+        capabilities=capabilities.choose((), ()),
+    )
+    container = engine.containers.create("", "", "", spec, step.container_id)
+    with contextlib.ExitStack() as on_failure:
+        on_failure.callback(discard, engine, container)
+        storage.prepare(engine, container, lambda news: step.output(f"{news.status}\n".encode()))
+        attachment = stories.start(engine, container, attach=True)
+        if attachment:
+            for _, data in attachment.frames():
+                step.output(data)
+            attachment.close()
+        exit_code = stories.wait(engine, engine.containers.load(container.id))
+        upper = on_failure.enter_context(storage.upper(engine, container))
+        undo = on_failure.pop_all()
+    return StepResult(exit_code, upper, undo.close)
+
+
+def discard(engine: Engine, container: Container) -> None:
+    """Remove a step's container."""
+    with contextlib.suppress(ContainerNotFound):
+        stories.remove(engine, engine.containers.load(container.id), force=True, volumes=True)

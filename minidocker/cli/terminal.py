@@ -141,7 +141,7 @@ def raw_mode(fd: int) -> Iterator[None]:
 
     before = termios.tcgetattr(fd)
     try:
-        tty.setraw(fd)
+        tty.setraw(fd, termios.TCSADRAIN)  # not the default, which would throw away what was typed already
         yield
     finally:
         termios.tcsetattr(fd, termios.TCSADRAIN, before)

@@ -3,6 +3,7 @@
 The grammar is BuildKit's (`docker/dockerfile:1`), and so are the messages, to which the line is added.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from minidocker.build import commands, filesteps, instructions, lines, words
@@ -55,13 +56,38 @@ class Dockerfile(NamedTuple):
             found += [stage.start, *stage.instructions]
         return found
 
-    def stage_number(self, name: str) -> int | None:
-        """Find a stage by its name or its number, counted from 0; the last of several with one name counts."""
-        numbers = [number for number, stage in enumerate(self.stages) if name and stage.start.name == name.lower()]
-        if numbers:
-            return numbers[-1]
-        number = int(name) if name.isascii() and name.isdigit() and len(name) < 6 else len(self.stages)
-        return number if number < len(self.stages) else None
+    def stage_number(self, name: str, before: int | None = None) -> int | None:
+        """Find a stage by its name or its number, counted from 0, among all or those `before` another.
+
+        Of several with one name the last counts.
+        """
+        stages = self.stages[:before]
+        named = [number for number, stage in enumerate(stages) if name and stage.start.name == name.lower()]
+        if named:
+            return named[-1]
+        number = int(name) if name.isascii() and name.isdigit() and len(name) < 6 else len(stages)
+        return number if number < len(stages) else None
+
+    def base_stage(self, name: str, number: int) -> int | None:
+        """Find the earlier stage, by name only, that the FROM of stage `number` means; None when it is an image."""
+        return None if name.isdigit() else self.stage_number(name, number)
+
+    def needed(self, target: int, bases: Sequence[str]) -> list[int]:
+        """Return, in order, the stages that the stage `target` is built from, and itself.
+
+        `bases` are what the stages start FROM, variables replaced.
+        """
+        found: set[int] = set()
+        waiting = [target]
+        while waiting:
+            number = waiting.pop()
+            if number not in found:
+                found.add(number)
+                copies = [one.origin for one in self.stages[number].instructions if isinstance(one, filesteps.Copy)]
+                uses = [self.stage_number(name, number) for name in copies]
+                uses.append(self.base_stage(bases[number], number))
+                waiting += [one for one in uses if one is not None]
+        return sorted(found)
 
 
 def parse(text: str, name: str = "Dockerfile") -> Dockerfile:
@@ -110,9 +136,17 @@ def parse_line(line: Line) -> Instruction:
 
 def parse_trigger(text: str) -> Instruction:
     """Parse what ONBUILD kept in an image. Raises DockerfileError."""
+    instruction = parse_instruction(text)
+    if instruction.line.keyword in ("FROM", "ONBUILD", "MAINTAINER"):
+        raise DockerfileError(f"{instruction.line.keyword} isn't allowed as an ONBUILD trigger")
+    return instruction
+
+
+def parse_instruction(text: str) -> Instruction:
+    """Parse a single instruction. Raises DockerfileError."""
     found = lines.read(text).lines
-    if len(found) != 1 or found[0].keyword in ("FROM", "ONBUILD", "MAINTAINER"):
-        raise DockerfileError(f"the base image's trigger is not one instruction: ONBUILD {words.quote(text)}")
+    if len(found) != 1:
+        raise DockerfileError(f"this is not one instruction: {words.quote(text)}")
     return parse_line(found[0])
 
 

@@ -4,16 +4,32 @@ from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
 
+from minidocker.image.oci import Platform, host_platform
+
 Json = dict[str, Any]
 
 DEFAULT_SHELL = ["/bin/sh", "-c"]
 DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-# Known without an ARG, and kept out of the history and of the cache's keys.
+# Known without an ARG; then they are kept out of the history and of the cache's keys.
 PREDEFINED = frozenset(
     name
     for upper in ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY")
     for name in (upper, upper.lower())
 )
+
+
+def platform_arguments(target: str) -> dict[str, str]:
+    """Return the arguments that say what is built for what: TARGETPLATFORM, BUILDARCH and so on.
+
+    `target` is a platform such as `linux/arm64/v8`, or empty for this machine's. Raises InvalidArgument.
+    """
+    build = host_platform()
+    found: dict[str, str] = {}
+    for prefix, platform in (("BUILD", build), ("TARGET", Platform.parse(target) if target else build)):
+        found[f"{prefix}PLATFORM"] = "/".join(filter(None, platform))
+        found |= {f"{prefix}OS": platform.os, f"{prefix}ARCH": platform.architecture}
+        found[f"{prefix}VARIANT"] = platform.variant
+    return found
 
 
 class Arguments:
@@ -53,6 +69,8 @@ class Draft:
         self.author = author
         self.arguments = arguments
         self.command_set = False
+        if "PATH" not in self.environment():
+            self.config["Env"] = [DEFAULT_PATH, *(self.config.get("Env") or [])]
 
     @property
     def shell(self) -> list[str]:
@@ -82,3 +100,8 @@ class Draft:
         """Return the ARGs that a RUN gets as environment variables: those that no ENV hides."""
         environment = self.environment()
         return {name: value for name, value in self.arguments.values().items() if name not in environment}
+
+    def shown_arguments(self) -> list[str]:
+        """Return those of them that count: not the proxies that nobody declared."""
+        declared = self.arguments.declared
+        return [f"{name}={value}" for name, value in self.run_arguments().items() if name in declared]

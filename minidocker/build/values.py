@@ -120,3 +120,12 @@ def container_ports(text: str) -> list[str]:
     if not 0 <= first <= last <= 65535:
         raise DockerfileError(f"Invalid containerPort: {wanted}")
     return [f"{port}/{protocol}" for port in range(first, last + 1)]
+
+
+def human_size(size: int) -> str:
+    """Write a number of bytes as docker does: `0B`, `2.048kB`, `1.5MB`."""
+    amount, units = float(size), iter(("B", "kB", "MB", "GB", "TB", "PB"))
+    unit = next(units)
+    while amount >= 1000:
+        amount, unit = amount / 1000, next(units)
+    return f"{amount:.4g}{unit}"

@@ -1,0 +1,288 @@
+"""The build: parse, then for each instruction look it up or carry it out, and record an image.
+
+What is printed is what docker's classic builder prints.
+"""
+
+import codecs
+import os
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, TypeVar
+
+from minidocker.build import dockerfile, recording
+from minidocker.build.cache import Cache, key
+from minidocker.build.changes import apply_changes
+from minidocker.build.context import Context, open_context
+from minidocker.build.dockerfile import Dockerfile, Stage
+from minidocker.build.draft import PREDEFINED, Arguments, Draft, platform_arguments
+from minidocker.build.expander import Expander
+from minidocker.build.instructions import Instruction, Label
+from minidocker.build.lines import Line
+from minidocker.build.recording import Base
+from minidocker.build.steps import Made, RunResult, RunStep, Site, Step, prepare
+from minidocker.build.tree import Tree
+from minidocker.build.values import human_size
+from minidocker.build.workspace import Workspace, workspace
+from minidocker.errors import BuildError, DockerfileError, MinidockerError
+from minidocker.image import reference
+from minidocker.image.oci import Platform, host_platform
+from minidocker.image.store import Image, ImageStore
+
+__all__ = ["BuildOptions", "RunResult", "RunStep", "apply_changes", "build"]
+
+_Any = TypeVar("_Any", bound=Instruction)
+Resolve = Callable[[str, str, bool], Image]
+Run = Callable[[RunStep], RunResult]
+
+
+class BuildOptions(NamedTuple):
+    """What `build` was asked for. `dockerfile` is the Dockerfile's text, `file` where it came from (`-` for stdin)."""
+
+    dockerfile: str
+    file: str = "Dockerfile"
+    tags: tuple[str, ...] = ()
+    build_args: Mapping[str, str | None] = {}
+    target: str = ""
+    no_cache: bool = False
+    pull: bool = False
+    labels: Mapping[str, str] = {}
+    network: str = "bridge"
+    quiet: bool = False
+    platform: str = ""
+
+
+def build(
+    store: ImageStore, context: str, options: BuildOptions, out: Callable[[str], None], run: Run, resolve: Resolve
+) -> str:
+    """Build an image from a Dockerfile and the folder `context` (empty for none); return the image's id.
+
+    `run` carries out RUN; `resolve(name, platform, pull)` finds the image of a FROM, fetching it where needed.
+    Whatever happens, nothing is left behind but the images of the steps that succeeded.
+    Raises DockerfileError, BuildError (with the exit code of the command that failed), InvalidReference, and what
+    `run` and `resolve` raise.
+    """
+    tags = [reference.parse(tag) for tag in options.tags]
+    parsed = dockerfile.parse(options.dockerfile, os.path.basename(options.file))
+    opened = open_context(context, "" if options.file == "-" else options.file)
+    kept: list[str] = []
+    with workspace(f"{store.root}/build/tmp") as folder:
+        builder = _Builder(store, parsed, opened, options, folder, kept.append if options.quiet else out, run, resolve)
+        try:
+            image = builder.build()
+        except MinidockerError:
+            out("".join(kept))
+            raise
+    for tag in tags:
+        store.tag(image, tag)
+    if options.quiet:
+        out(f"{image.id}\n")
+    else:
+        out(f"Successfully built {image.short_id}\n")
+        out("".join(f"Successfully tagged {tag.familiar}\n" for tag in tags))
+    return image.id
+
+
+class _Builder:
+    """One build under way: the stages that are done, and the number of the step."""
+
+    def __init__(
+        self,
+        store: ImageStore,
+        parsed: Dockerfile,
+        context: Context,
+        options: BuildOptions,
+        folder: Workspace,
+        out: Callable[[str], None],
+        run: Run,
+        resolve: Resolve,
+    ) -> None:
+        self.store = store
+        self.parsed = parsed
+        self.context = context
+        self.options = options
+        self.folder = folder
+        self.out = out
+        self.run = run
+        self.resolve = resolve
+        self.cache = Cache(f"{store.root}/build/cache", store)
+        self.outside = platform_arguments(options.platform)
+        self.consumed: set[str] = set()
+        self.done: dict[int, Base] = {}
+        self.number = 0
+        self.total = 0
+
+    def build(self) -> Image:
+        """Carry out what the target needs, stage by stage; return the target's image."""
+        target = self._target()
+        self._declare_outside()
+        bases = [self._expanded(stage.start, self.outside).base for stage in self.parsed.stages]
+        needed = self.parsed.needed(target, bases)
+        stages = {number: self._instructions(number, target) for number in needed}
+        self.total = len(self.parsed.arguments) + sum(1 + len(each) for each in stages.values())
+        if not self.options.quiet:
+            self.out(f"Sending build context to minidocker {human_size(self.context.size()):>8}\n")
+        for argument in self.parsed.arguments:
+            self._announce(argument)
+        for number in needed:
+            self.done[number] = self._stage(number, self.parsed.stages[number], stages[number])
+        image = self.done[target].image
+        if image is None:
+            raise BuildError("No image was generated. Is your Dockerfile empty?")
+        unused = sorted(self.options.build_args.keys() - self.consumed - PREDEFINED)
+        if unused:
+            self.out(f"[Warning] One or more build-args [{' '.join(unused)}] were not consumed\n")
+        return image
+
+    def _declare_outside(self) -> None:
+        """Carry out the ARGs before the first FROM: only FROM sees them, and a later ARG of the same name."""
+        for argument in self.parsed.arguments:
+            for name, default in self._expanded(argument, self.outside).declared:
+                given = self.options.build_args.get(name)
+                self.consumed.add(name)
+                if given is not None or default is not None:
+                    self.outside[name] = given if given is not None else default or ""
+
+    def _target(self) -> int:
+        if not self.options.target:
+            return len(self.parsed.stages) - 1
+        number = self.parsed.stage_number(self.options.target)
+        if number is None:
+            raise BuildError(f"failed to reach build target {self.options.target} in Dockerfile")
+        return number
+
+    def _instructions(self, number: int, target: int) -> tuple[Instruction, ...]:
+        """Return a stage's instructions, and at the target's end the labels of the command line."""
+        written = self.parsed.stages[number].instructions
+        if number != target or not self.options.labels:
+            return written
+        given = sorted(self.options.labels.items())
+        text = "LABEL " + " ".join(f"{name}={value}" for name, value in given)
+        pairs = tuple((_protected(name), _protected(value)) for name, value in given)
+        return (*written, Label(Line(0, 0, text, "LABEL", (), "", "\\"), pairs))
+
+    # One stage
+
+    def _stage(self, number: int, stage: Stage, instructions: tuple[Instruction, ...]) -> Base:
+        self._announce(stage.start)
+        start = self._expanded(stage.start, self.outside)
+        base = self._start(start.base, start.platform or self.options.platform, number)
+        arguments = Arguments(self.options.build_args, self.outside)
+        draft = Draft(base.config.config, base.config.author, arguments)
+        triggers = draft.config.pop("OnBuild", None) or []
+        if triggers:
+            self.out(f"# Executing {len(triggers)} build trigger{'s' if len(triggers) > 1 else ''}\n")
+        for trigger in triggers:
+            base = self._step(dockerfile.parse_trigger(trigger), base, draft, number)
+        self._show(base)
+        for instruction in instructions:
+            self._announce(instruction)
+            base = self._step(instruction, base, draft, number)
+            self._show(base)
+        self.consumed |= arguments.consumed
+        return base
+
+    def _start(self, name: str, platform: str, number: int) -> Base:
+        """Find what a stage starts from: nothing, an earlier stage, or an image."""
+        if name == "scratch":
+            return recording.scratch(Platform.parse(platform) if platform else host_platform())
+        earlier = self.parsed.base_stage(name, number)
+        if earlier is not None:
+            return self.done[earlier]
+        image = self.resolve(name, platform, self.options.pull)
+        return recording.base_of(self.store, image)
+
+    def _step(self, instruction: Instruction, base: Base, draft: Draft, number: int) -> Base:
+        """Carry out one instruction, or take what it made before."""
+        site = self._site(base, draft, number)
+        try:
+            step = prepare(self._expanded(instruction, draft.variables()), site)
+        except DockerfileError as error:
+            raise self._located(error, instruction) from None
+        cache_key = key(base.id, self._identity(step, draft))
+        found = None if self.options.no_cache else self.cache.find(cache_key)
+        if found is not None:
+            self.out(" ---> Using cache\n")
+            return recording.base_of(self.store, found)
+        if step.container:
+            self.out(f" ---> Running in {site.container_id[:12]}\n")
+        made = self._carry_out(step, site, base)
+        if step.container:
+            self.out(f"Removing intermediate container {site.container_id[:12]}\n")
+        if made.image is not None:
+            self.cache.record(cache_key, made.image)
+        return made
+
+    def _carry_out(self, step: Step, site: Site, base: Base) -> Base:
+        made = step.make() if step.make is not None else Made("", lambda: None)
+        try:
+            return recording.record(self.store, base, site.draft, step.created_by, made.upper)
+        finally:
+            made.discard()
+
+    def _site(self, base: Base, draft: Draft, number: int) -> Site:
+        import secrets
+
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        layers = base.config.diff_ids
+        return Site(
+            draft,
+            self._tree(base),
+            layers,
+            self.context,
+            self.folder,
+            lambda name: self._origin(name, number),
+            self.run,
+            self.options.network or "bridge",
+            lambda data: self.out(decoder.decode(data)),
+            secrets.token_hex(32),
+        )
+
+    def _identity(self, step: Step, draft: Draft) -> tuple[str, ...]:
+        """Return all that a step's result depends on beside the image below it."""
+        import json
+
+        config = json.dumps(draft.config, sort_keys=True)
+        return (step.created_by, config, draft.author, *step.identity)
+
+    def _tree(self, base: Base) -> Tree:
+        return Tree(tuple(self.store.layer_path(diff_id) for diff_id in reversed(base.config.diff_ids)))
+
+    def _origin(self, name: str, number: int) -> Tree:
+        """Find what COPY --from names: an earlier stage by name or number, or an image."""
+        stage = self.parsed.stage_number(name, number)
+        if stage in self.done:
+            return self._tree(self.done[stage])
+        if name.isdigit():
+            problem = "refers to current build stage" if int(name) == number else "index out of bounds"
+            raise BuildError(f"invalid from flag value {name}: {problem}")
+        try:
+            image = self.resolve(name, self.options.platform, False)
+        except MinidockerError as error:
+            raise BuildError(f"invalid from flag value {name}: {error}") from error
+        return self._tree(recording.base_of(self.store, image))
+
+    # What is said
+
+    def _announce(self, instruction: Instruction) -> None:
+        self.number += 1
+        self.out(f"Step {self.number}/{self.total} : {instruction.line.text}\n")
+
+    def _show(self, base: Base) -> None:
+        self.out(f" ---> {base.image.short_id if base.image is not None else ''}\n")
+
+    def _expanded(self, instruction: _Any, variables: Mapping[str, str]) -> _Any:
+        try:
+            return instruction.expanded(Expander(variables, self.parsed.escape))
+        except DockerfileError as error:
+            raise self._located(error, instruction) from None
+
+    def _located(self, error: DockerfileError, instruction: Instruction) -> DockerfileError:
+        """Add the line to an error that an instruction of this file, not of a base image's trigger, has met."""
+        own = any(instruction.line is one.line for one in self.parsed.instructions)
+        line = instruction.line.first if own else 0
+        name = os.path.basename(self.options.file)
+        return DockerfileError(dockerfile.located(str(error), self.options.dockerfile, line, name), line)
+
+
+def _protected(text: str) -> str:
+    """Quote a text so that replacing variables gives it back."""
+    return "'" + text.replace("'", "'\"'\"'") + "'"

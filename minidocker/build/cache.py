@@ -1,0 +1,49 @@
+"""What this machine has built before: which image came out when an instruction was carried out on another.
+
+One small file for each step, named by the step's key, holds the image's id. Only steps carried out here are in it, so
+an image from elsewhere, whatever it claims about its history, is never taken for one's own work.
+"""
+
+import os
+from collections.abc import Iterable
+
+from minidocker.errors import ImageNotFound
+from minidocker.image.store import Image, ImageStore
+
+
+def key(parent: str, identity: Iterable[str]) -> str:
+    """Hash all that decides what a step makes: the image it starts from, and what the step says of itself."""
+    import json
+    from hashlib import sha256
+
+    return sha256(json.dumps([parent, *identity]).encode()).hexdigest()
+
+
+class Cache:
+    """The files below `folder`. Making the object touches nothing."""
+
+    def __init__(self, folder: str, images: ImageStore) -> None:
+        self.folder = folder
+        self.images = images
+
+    def find(self, step: str) -> Image | None:
+        """Return the image that this step made, unless it is not known or gone."""
+        try:
+            with open(f"{self.folder}/{step}", encoding="ascii", errors="replace") as file:
+                image_id = file.read().strip()
+        except FileNotFoundError:
+            return None
+        if not image_id.startswith("sha256:") or len(image_id) != 71:
+            return None  # cut off by a crash
+        try:
+            return self.images.get(image_id)
+        except ImageNotFound:
+            return None
+
+    def record(self, step: str, image: Image) -> None:
+        """Remember the image. Losing this to a crash costs a repeated step, so nothing is synced."""
+        os.makedirs(self.folder, exist_ok=True)
+        temporary = f"{self.folder}/{step}.{os.getpid()}.tmp"
+        with open(temporary, "w", encoding="ascii") as file:
+            file.write(image.id + "\n")
+        os.rename(temporary, f"{self.folder}/{step}")

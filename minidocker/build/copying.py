@@ -1,0 +1,254 @@
+"""COPY and ADD as a plan: first a list of entries, which can be hashed, then one loop that makes them.
+
+The files are put together in a folder of their own, which becomes the layer: the image below is only looked at.
+"""
+
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from minidocker import explain
+from minidocker.build.context import Source
+from minidocker.build.tree import Tree
+from minidocker.errors import BuildError
+
+_NEW_FOLDER = stat.S_IFDIR | 0o755
+_HIDDEN_ATTRIBUTES = ("trusted.overlay.", "user.overlay.")
+
+
+class Owner(NamedTuple):
+    """A user and a group, by number."""
+
+    uid: int
+    gid: int
+
+
+ROOT = Owner(0, 0)
+
+
+class Entry(NamedTuple):
+    """One file of the new layer. `mode` holds the type too; `time` is in nanoseconds, -1 for now.
+
+    `real` is the file on this machine that has the content, unless `content` has it (a link's target, a
+    here-document). `known` marks a folder that the image has already and that is only there to hold others.
+    """
+
+    target: str
+    mode: int
+    owner: Owner
+    time: int = -1
+    real: str = ""
+    content: bytes = b""
+    device: int = 0
+    attributes: tuple[tuple[str, bytes], ...] = ()
+    known: bool = False
+    temporary: bool = False
+
+
+def plan(
+    sources: list[Source],
+    image: Tree,
+    destination: str,
+    owner: Owner | None = None,
+    mode: int | None = None,
+    several: bool = False,
+) -> list[Entry]:
+    """Say which entries bring `sources` to `destination`, an absolute path, in `image`; parents come first.
+
+    A directory's content is copied, not the directory. With a slash at the end, or where there is a directory already,
+    a file goes into the destination, else it becomes it; `several` need the slash. Files become root's but for `owner`.
+    Raises BuildError when the destination cannot take them.
+    """
+    target = image.resolve(destination)
+    there = image.status(target)
+    folder = destination.endswith("/") or (there is not None and stat.S_ISDIR(there.st_mode))
+    if several and not destination.endswith("/"):
+        raise BuildError(
+            "When using COPY with more than one source file, the destination must be a directory and end with a /"
+        )
+    entries: dict[str, Entry] = {}
+    for source in sources:
+        is_folder = source.content is None and source.tree.is_directory(source.path)
+        into = target if is_folder or not folder else f"{target.rstrip('/')}/{source.name}"
+        holder = into if is_folder else os.path.dirname(into)
+        for entry in parents(image, holder, owner or ROOT):
+            entries.setdefault(entry.target, entry)
+        for entry in _content(source, into) if is_folder else [_entry(source, source.path, into)]:
+            entries.pop(entry.target, None)
+            entries[entry.target] = _overridden(entry, owner, mode)
+    return list(entries.values())
+
+
+def parents(image: Tree, folder: str, owner: Owner) -> Iterator[Entry]:
+    """Yield `folder` and what it lies in, from the top: as the image has it, or new.
+
+    Raises BuildError where the image has something that is no directory.
+    """
+    parts = [part for part in folder.split("/") if part]
+    for length in range(1, len(parts) + 1):
+        path = "/" + "/".join(parts[:length])
+        real = image.real(path)
+        if real is None:
+            yield Entry(path, _NEW_FOLDER, owner)
+            continue
+        status = os.lstat(real)
+        if not stat.S_ISDIR(status.st_mode):
+            raise BuildError(f"cannot copy to non-directory: {path}")
+        yield _of_file(path, real, status, keep=True)._replace(known=True)
+
+
+def _content(source: Source, target: str) -> Iterator[Entry]:
+    """Yield what is below a directory. Sockets cannot be copied."""
+    below = len(source.path.rstrip("/"))
+    for path in source.tree.walk(source.path):
+        entry = _entry(source, path, target.rstrip("/") + path[below:])
+        if not stat.S_ISSOCK(entry.mode):
+            yield entry
+
+
+def _entry(source: Source, path: str, target: str) -> Entry:
+    if source.content is not None:
+        content = source.content.encode(errors="surrogateescape")
+        return Entry(target, stat.S_IFREG | 0o644, ROOT, 0, content=content)
+    real = source.tree.real(path)
+    if real is None:
+        raise BuildError(f"{path} vanished while it was copied")
+    return _of_file(target, real, os.lstat(real), source.keep)._replace(temporary=source.temporary)
+
+
+def _of_file(target: str, real: str, status: os.stat_result, keep: bool) -> Entry:
+    """Describe a file as it is, or, without `keep`, as it leaves a context: root's, and with its capabilities only."""
+    owner = Owner(status.st_uid, status.st_gid) if keep else ROOT
+    names = sorted(os.listxattr(real, follow_symlinks=False))
+    kept = [name for name in names if name == "security.capability" or (keep and not _hidden(name))]
+    attributes = tuple((name, os.getxattr(real, name, follow_symlinks=False)) for name in kept)
+    content = os.readlink(os.fsencode(real)) if stat.S_ISLNK(status.st_mode) else b""
+    return Entry(target, status.st_mode, owner, status.st_mtime_ns, real, content, status.st_rdev, attributes)
+
+
+def _hidden(attribute: str) -> bool:
+    return attribute.startswith(_HIDDEN_ATTRIBUTES)
+
+
+def _overridden(entry: Entry, owner: Owner | None, mode: int | None) -> Entry:
+    """Apply --chown and --chmod."""
+    if mode is not None and not stat.S_ISLNK(entry.mode):
+        entry = entry._replace(mode=stat.S_IFMT(entry.mode) | mode)
+    return entry._replace(owner=owner) if owner is not None else entry
+
+
+def digest(entries: Iterable[Entry]) -> str:
+    """Hash names, modes, owners and content; times do not count. Return hexadecimal digits."""
+    from hashlib import file_digest, sha256
+
+    total = sha256()
+    for entry in entries:
+        if entry.known:
+            continue
+        content = sha256(entry.content).digest()
+        if stat.S_ISREG(entry.mode) and entry.real:
+            with open(entry.real, "rb") as file:
+                content = file_digest(file, "sha256").digest()
+        facts = (entry.mode, *entry.owner, entry.device if _is_device(entry.mode) else 0, entry.attributes)
+        total.update(repr((os.fsencode(entry.target), facts)).encode() + content)
+    return total.hexdigest()
+
+
+def _is_device(mode: int) -> bool:
+    return stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
+
+
+def apply(entries: Iterable[Entry], upper: str) -> None:
+    """Make the entries in the folder `upper`, which is empty and ours alone, so that no link in it leads anywhere."""
+    made: list[Entry] = []
+    explain.step(f"copy into {upper}", f"cp -a … {upper}")
+    for entry in entries:
+        _make(entry, upper + entry.target)
+        made.append(entry)
+    for entry in reversed(made):
+        if entry.time >= 0 and stat.S_ISDIR(entry.mode):
+            os.utime(upper + entry.target, ns=(entry.time, entry.time))
+
+
+def _make(entry: Entry, path: str) -> None:
+    kind = stat.S_IFMT(entry.mode)
+    if os.path.lexists(path) and not (kind == stat.S_IFDIR and os.path.isdir(path) and not os.path.islink(path)):
+        from minidocker.image.unpacked import delete_tree
+
+        delete_tree(path)
+    if kind == stat.S_IFDIR:
+        if not os.path.isdir(path):
+            os.mkdir(path)
+    elif kind == stat.S_IFLNK:
+        os.symlink(entry.content, os.fsencode(path))
+    elif kind == stat.S_IFREG:
+        _make_file(entry, path)
+    else:
+        os.mknod(path, entry.mode, entry.device)
+    os.chown(path, *entry.owner, follow_symlinks=False)
+    if kind != stat.S_IFLNK:
+        os.chmod(path, stat.S_IMODE(entry.mode))  # after chown, which takes the set-id bits away
+    for name, value in entry.attributes:
+        os.setxattr(path, name, value, follow_symlinks=False)
+    if entry.time >= 0 and kind != stat.S_IFDIR:
+        os.utime(path, ns=(entry.time, entry.time), follow_symlinks=False)
+
+
+def _make_file(entry: Entry, path: str) -> None:
+    """Make a regular file; one that is temporary lends its inode, which keeps hard links together."""
+    if entry.temporary and entry.real:
+        os.link(entry.real, path, follow_symlinks=False)
+        return
+    with open(path, "xb") as out:
+        if not entry.real:
+            out.write(entry.content)
+            return
+        with open(entry.real, "rb") as file:
+            while os.copy_file_range(file.fileno(), out.fileno(), 1 << 30):
+                pass
+
+
+def find_owner(image: Tree, text: str) -> Owner | None:
+    """Read `--chown=user[:group]`, by name or number, with the image's own /etc/passwd and /etc/group.
+
+    A group that is not named is the one with the user's name or number, or else the user's first group.
+    Raises BuildError for a name that the image does not know.
+    """
+    if not text:
+        return None
+    user, colon, group = text.partition(":")
+    if not user or (colon and not group) or ":" in group:
+        raise BuildError(f"invalid chown string format: {text}: it must be user or user:group")
+    accounts = _table(image, "/etc/passwd")
+    groups = _table(image, "/etc/group")
+    uid = _number(user, accounts)
+    if uid is None:
+        raise BuildError(f"{_CANNOT_CONVERT}: can't find uid for user {user}: no such user: {user}")
+    gid = _number(group or user, groups)
+    if gid is None and not group:
+        gid = _number(accounts[user][3], {})
+    if gid is None:
+        raise BuildError(f"{_CANNOT_CONVERT}: can't find gid for group {group}: no such group: {group}")
+    return Owner(uid, gid)
+
+
+_CANNOT_CONVERT = "unable to convert uid/gid chown string to host mapping"
+
+
+def _number(name: str, table: dict[str, list[str]]) -> int | None:
+    if name in table:
+        name = table[name][2]
+    return int(name) if name.isascii() and name.isdigit() and int(name) < 2**32 - 1 else None
+
+
+def _table(image: Tree, path: str) -> dict[str, list[str]]:
+    """Read /etc/passwd or /etc/group of the image: the fields of each line, by the first."""
+    real = image.real(image.resolve(path))
+    if real is None or not stat.S_ISREG(os.lstat(real).st_mode):
+        return {}
+    with open(real, encoding="utf-8", errors="surrogateescape") as file:
+        lines = [line.rstrip("\n").split(":") for line in file]
+    return {
+        fields[0]: fields + [""] for fields in reversed(lines) if len(fields) >= 3 and not fields[0].startswith("#")
+    }

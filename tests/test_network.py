@@ -5,6 +5,7 @@ TCP port 80 and UDP port 53 with its name and the address it was asked from.
 """
 
 import asyncio
+import contextlib
 import io
 import json
 import os
@@ -76,6 +77,14 @@ def ask(host: str, port: int, kind: str = "tcp", inside: int = 0) -> str:
     return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=30).stdout
 
 
+def ask_until_answered(host: str, port: int, inside: int) -> str:
+    """Ask a server that may not have started yet."""
+    deadline = time.monotonic() + 10
+    while not (answer := ask(host, port, inside=inside)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return answer
+
+
 def shell(command: str) -> str:
     return subprocess.run(["sh", "-ec", command], capture_output=True, text=True, check=True).stdout
 
@@ -115,8 +124,9 @@ def start(net_run: str) -> Iterator[Callable[..., Container]]:
         return started[-1]
 
     yield begin
-    for container in started:
-        end(net_run, container)
+    with contextlib.ExitStack() as ending:
+        for container in started:
+            ending.callback(end, net_run, container)
 
 
 def _end(process: "subprocess.Popen[str]", holders: list[socket.socket]) -> None:
@@ -134,6 +144,17 @@ def end(run_dir: str, container: Container) -> None:
     container.process.wait()
     network.disconnect(run_dir, container.id)
     _end(container.process, container.holders)
+
+
+def free_port() -> int:
+    """Return a port that no other test is likely to get: those that are chosen for containers begin at 32768."""
+    while True:
+        with socket.socket() as probe, socket.socket(type=socket.SOCK_DGRAM) as datagrams:
+            number = 20000 + secrets.randbelow(10000)
+            with contextlib.suppress(OSError):
+                probe.bind(("0.0.0.0", number))  # noqa: S104
+                datagrams.bind(("0.0.0.0", number))  # noqa: S104
+                return number
 
 
 def host_address() -> str:
@@ -360,7 +381,7 @@ def test_a_container_never_reaches_the_hosts_own_loopback(start: Callable[..., C
 
 @pytest.mark.root
 def test_ports_and_address_are_freed(net_run: str, start: Callable[..., Container]) -> None:
-    first = start("80")
+    first = start(f"{free_port()}:80")
     number, address = first.ports[0].host_port, first.endpoint.address
     end(net_run, first)
     network.disconnect(net_run, first.id)
@@ -375,7 +396,7 @@ def test_ports_and_address_are_freed(net_run: str, start: Callable[..., Containe
 
 @pytest.mark.root
 def test_restart_keeps_the_address(net_run: str, start: Callable[..., Container]) -> None:
-    first, second = start(), start("80")
+    first, second = start(), start(f"{free_port()}:80")
     number, name = second.ports[0].host_port, second.id
     end(net_run, first)
     end(net_run, second)
@@ -387,7 +408,7 @@ def test_restart_keeps_the_address(net_run: str, start: Callable[..., Container]
 @pytest.mark.root
 def test_udp_flows_follow_the_port(net_run: str, start: Callable[..., Container]) -> None:
     """A client that never changes its port gets the new container's answers, not the old one's silence."""
-    first = start("53/udp")
+    first = start(f"{free_port()}:53/udp")
     number = first.ports[0].host_port
     with socket.socket(type=socket.SOCK_DGRAM) as client:
         client.settimeout(2)
@@ -404,7 +425,7 @@ def test_udp_flows_follow_the_port(net_run: str, start: Callable[..., Container]
 
 @pytest.mark.root
 def test_what_a_killed_shim_left_is_reclaimed(net_run: str, start: Callable[..., Container]) -> None:
-    dead = start("80")
+    dead = start(f"{free_port()}:80")
     _end(dead.process, dead.holders)  # nobody disconnects
     number = dead.ports[0].host_port
     fresh = start(f"{number}:80")
@@ -415,7 +436,7 @@ def test_what_a_killed_shim_left_is_reclaimed(net_run: str, start: Callable[...,
 
 @pytest.mark.root
 def test_a_stale_rule_is_replaced(net_run: str, start: Callable[..., Container]) -> None:
-    dead = start("80", "53/udp")
+    dead = start(f"{free_port()}:80", "53/udp")
     _end(dead.process, dead.holders)
     shell(f"rm {net_run}/network/published/*")
     fresh = start(f"{dead.ports[0].host_port}:80")
@@ -424,7 +445,7 @@ def test_a_stale_rule_is_replaced(net_run: str, start: Callable[..., Container])
 
 @pytest.mark.root
 def test_a_late_undoing_spares_the_successor(net_run: str, start: Callable[..., Container]) -> None:
-    late = start("80", "81")
+    late = start(f"{free_port()}:80", f"{free_port()}:81")
     for holder in late.holders:
         holder.close()
     network_file = f"{net_run}/network/published/{late.id}"
@@ -584,7 +605,7 @@ def test_beside_a_docker_daemon(
     before = _foreign_rules()
     shell(f"iptables -A FORWARD -i {bridge} -j DROP; iptables -A FORWARD -o {bridge} -j DROP")
     docker.run("import", "-", "netpeer", input=_busybox_tar())
-    serve = "while true; do echo docker | nc -l -p 80 -s 0.0.0.0; done"
+    serve = "while true; do echo docker | nc -l -p 80; done"
     peer = docker.run("run", "-d", "-p", "80", "netpeer", "/bin/busybox", "sh", "-c", serve).stdout.strip()
     try:
         peer_port = int(docker.run("port", peer, "80").stdout.splitlines()[0].rpartition(":")[2])
@@ -595,7 +616,7 @@ def test_beside_a_docker_daemon(
         assert ask("127.0.0.1", number).startswith(web.id[:8])
         assert ask(web.endpoint.address, 80, inside=client.pid).startswith(web.id[:8])
         assert ask(host_address(), number, inside=client.pid).startswith(web.id[:8])
-        assert ask(host_address(), peer_port, inside=client.pid) == "docker\n"
+        assert ask_until_answered(host_address(), peer_port, inside=client.pid) == "docker\n"
         asked = docker.run("exec", peer, "/bin/busybox", "nc", "-w", "2", host_address(), str(number)).stdout
         assert asked.startswith(web.id[:8])
     finally:
@@ -625,7 +646,6 @@ os.system("nft 'add chain ip filter FORWARD {{ type filter hook forward priority
 boxes = [subprocess.Popen(["unshare", "--net", "sleep", "60"]) for _ in range(2)]
 time.sleep(0.3)
 one, other = (network.connect({net_run!r}, str(box.pid), box.pid) for box in boxes)
-os.system("ip link add wire type dummy; ip address add 10.215.1.1/24 dev wire; ip link set wire up")
 rules = subprocess.run(["iptables", "-S", "FORWARD"], capture_output=True, text=True).stdout
 network.remove_all({net_run!r})
 after = subprocess.run(["iptables", "-S"], capture_output=True, text=True).stdout

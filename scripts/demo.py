@@ -141,7 +141,8 @@ def life_of_a_container(on: Stage) -> None:
     on.type(f"minidocker rm {container}")
     on.check("and now it is gone", on.ask("minidocker ps -aq") == "")
     on.say("What the kernel is asked for, each step beside the shell line that does the same:")
-    explained = on.type("minidocker --explain run --rm --network none debian:bookworm true 2>&1 | cut -c-150")
+    steps = "'^(unshare|sethostname|pivot_root|umount2|capset|execve)'"
+    explained = on.type(f"minidocker --explain run --rm --network none debian:bookworm true 2>&1 | grep -E {steps}")
     on.check("the root is entered with pivot_root", "pivot_root" in explained)
 
 
@@ -318,8 +319,8 @@ WEB = (build_web, launch_web)
 SECTIONS = (overview, install, *IMAGES, *CONTAINERS, *REGISTRIES, *WEB, clean_up)
 
 
-def main() -> int:
-    """Play all sections; tell the first thing that does not hold."""
+def main(names: list[str]) -> int:
+    """Play all sections, or those named (`demo.py pull_image versions`); tell the first thing that does not hold."""
     if os.geteuid() != 0:
         sys.exit("the demo needs root: containers of an ordinary user are a later chapter")
     started = time.monotonic()
@@ -328,7 +329,8 @@ def main() -> int:
     try:
         on.prepare()
         for section in SECTIONS:
-            section(on)
+            if not names or section.__name__ in names:
+                section(on)
     except (Failure, TimeoutError) as problem:
         print(paint(f"\n✗ {problem}", "1;31"), flush=True)
         return 1
@@ -342,4 +344,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

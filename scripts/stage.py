@@ -80,6 +80,8 @@ class Stage:
             output += chunk
             sys.stdout.write(chunk.decode(errors="replace"))
             sys.stdout.flush()
+        if output and not output.endswith(b"\n"):
+            print(flush=True)
         if process.wait() != code:
             raise Failure(f"`{command}` ended with exit code {process.returncode}, expected was {code}")
         return output.decode(errors="replace")

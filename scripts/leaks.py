@@ -8,6 +8,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 
 from minidocker.container import network
@@ -38,6 +39,13 @@ class Leaks:
         found += [f"control group {path}" for path in self._cgroups()]
         found += [f"link {name}" for name in self._links()]
         return found + [f"nftables table {name}" for name in self._tables()]
+
+    def found_after(self, seconds: float) -> list[str]:
+        """Say what is left once everything that is just ending has had a moment to end."""
+        deadline = time.monotonic() + seconds
+        while (found := self.found()) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return found
 
     def clean(self) -> None:
         """Take away by force whatever is left."""

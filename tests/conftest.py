@@ -72,7 +72,7 @@ def roots(monkeypatch: pytest.MonkeyPatch) -> Iterator[Roots]:
         if leaks.ids:
             remove_containers(Minidocker(roots))
         network.remove_all(roots.run)
-        found = leaks.found()
+        found = leaks.found_after(3)
     finally:
         leaks.clean()
         shutil.rmtree(base, ignore_errors=True)

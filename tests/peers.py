@@ -124,6 +124,9 @@ def _stop_dockerd(base: str) -> None:
         _wait_gone(state["pid"])
     subprocess.run(["ip", "link", "delete", state["bridge"]], check=False)
     _restore_rules(state["rules"], state["bridge"])
+    with open("/proc/self/mountinfo") as mounts:  # dockerd keeps the host's network namespace mounted
+        for target in [line.split()[4] for line in mounts if f" {base}/" in line]:
+            subprocess.run(["umount", "-l", target], check=False)
     shutil.rmtree(base, ignore_errors=True)
 
 

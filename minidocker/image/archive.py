@@ -309,7 +309,7 @@ def import_rootfs(
 
         def unpack_while_compressing(write: Write) -> int:
             tar = TarReader(_tee(decompressed(stream), write))
-            size = unpack(tar, folder)
+            size = unpack(tar, folder, privileged=os.geteuid() == 0)
             tar.finish()
             return size
 

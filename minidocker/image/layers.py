@@ -158,7 +158,13 @@ class _Packing:
 
     def white_out(self, path: str) -> None:
         """Write an empty file that says by its name what is deleted; it has no owner and no time worth keeping."""
-        self.write(header(path, os.stat_result((stat.S_IFREG, 0, 0, 1, 0, 0, 0, 0, 0, 0), {"st_mtime_ns": 0, "st_rdev": 0}), tarfile.REGTYPE))
+        self.write(
+            header(
+                path,
+                os.stat_result((stat.S_IFREG, 0, 0, 1, 0, 0, 0, 0, 0, 0), {"st_mtime_ns": 0, "st_rdev": 0}),
+                tarfile.REGTYPE,
+            )
+        )
 
     def _subfolder(self, parent: int, name: str, path: str, attributes: dict[str, bytes]) -> None:
         if self.whiteouts and b"y" in (attributes.get(f"{prefix}opaque") for prefix in _OVERLAY):

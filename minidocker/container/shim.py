@@ -153,6 +153,8 @@ def run(control: Control, request: Json, spec: Spec) -> None:
     state = records.State()
     with contextlib.ExitStack() as undo:
         undo.callback(cleanup.remove_run_folder, containers, container_id)
+        if spec.network == "bridge":
+            undo.callback(cleanup.disconnect, containers, container_id)
         os.makedirs(containers.run_path(container_id), 0o700, exist_ok=True)
         limits = cgroups.plan(container_id, spec.limits, cgroups.mounted(), spec.privileged)
         undo.callback(cgroups.remove, limits)
@@ -169,8 +171,6 @@ def run(control: Control, request: Json, spec: Spec) -> None:
         cgroups.enter(limits, pid)
         child.listen(control, b"apart")  # before that, its network namespace would be the host's
         child.proceed()
-        if spec.network == "bridge":
-            undo.callback(cleanup.disconnect, containers, container_id)
         control.send(stream.CREATED, {"pid": pid})
         terminal = child.listen(control, b"ready")
         network = control.expect(stream.GO)

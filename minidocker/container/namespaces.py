@@ -81,6 +81,7 @@ def be_born(spec: Spec, layout: rootfs.Layout, streams: Streams, parent: Parent)
     syscalls.unshare(CLONE_NEWCGROUP)
     if own_network:
         network.bring_up_loopback()
+        network.let_users_serve()
     if spec.hostname and own_network:
         syscalls.sethostname(spec.hostname)
     rootfs.build(spec, layout)

@@ -144,6 +144,21 @@ def bring_up_loopback() -> None:
         fcntl.ioctl(channel, set_flags, struct.pack("16sh22x", b"lo", flags | up))
 
 
+def let_users_serve() -> None:
+    """Let every user in the calling process's own network namespace take port 80 and send pings, as docker does.
+
+    The namespace's ports are nobody else's, so nothing is given away. What a kernel does not know is left out.
+
+    See: Documentation/networking/ip-sysctl.rst, ip_unprivileged_port_start, ping_group_range.
+    """
+    from minidocker import explain
+
+    for name, value in (("ip_unprivileged_port_start", "0"), ("ping_group_range", "0 2147483647")):
+        with contextlib.suppress(FileNotFoundError), open(f"/proc/sys/net/ipv4/{name}", "w") as file:
+            explain.step(f"write(/proc/sys/net/ipv4/{name}, {value})", f"sysctl -w net.ipv4.{name}='{value}'")
+            file.write(value)
+
+
 def _plug_in(run_dir: str, container_id: str, pid: int, preferred: str) -> tuple[Endpoint, str]:
     """Lease an address, run a cable from the bridge to the container and configure both; also return the subnet."""
     from minidocker.container import network_links as links

@@ -1,8 +1,13 @@
 """Pull and push with a store of our own: what is fetched, told, refused, and left for the next time."""
 
+import functools
 import json
 import os
+import signal
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +15,7 @@ import pytest
 from loopback import Answer, Asked, Sample, fault, index_of, layer_tar, loopback, sample_image, serving
 from minidocker.errors import DigestMismatch, InvalidManifest, InvalidReference, MinidockerError, RegistryError
 from minidocker.image import oci, reference
+from minidocker.image.layout import BlobWriter
 from minidocker.image.oci import Platform
 from minidocker.image.store import ImageStore
 from minidocker.progress import Progress, silent
@@ -343,6 +349,49 @@ def test_a_report_that_raises_ends_the_pull(store: ImageStore) -> None:
     assert store.images() == []
 
 
+def test_an_interrupt_ends_a_pull_soon_and_the_next_goes_on(store: ImageStore) -> None:
+    stalling = with_blob(lambda asked, answer: answer._replace(trickle=0.001))
+    with loopback(stalling) as web:
+        program = (
+            "from minidocker.image import reference, store\n"
+            "from minidocker.progress import silent\n"
+            "from minidocker.registry import client, transfer\n"
+            f"ref = reference.parse('{web.host}/thing')\n"
+            f"images = store.ImageStore('{store.root}')\n"
+            f"transfer.fetch(images, ref, None, silent, client.connect('{web.host}'))\n"
+        )
+        process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE)
+        deadline = time.monotonic() + 20
+        while not any(LAYER in path for path in web.paths()) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        time.sleep(0.3)
+        begin = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=20)
+        assert b"KeyboardInterrupt" in errors
+        assert time.monotonic() - begin < 5
+    with loopback(serving(SAMPLE)) as web:
+        pull(store, web.host)
+        assert [asked.headers.get("Range", "") for asked in web.asked if LAYER in asked.path] != [""]
+    hold(store, SAMPLE)
+
+
+def test_a_full_disk_is_said_to_be_full_and_loses_nothing(store: ImageStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = OSError(28, "No space left on device")
+
+    def write(self: BlobWriter, data: bytes) -> None:
+        raise full
+
+    with loopback(serving(SAMPLE)) as web:
+        with monkeypatch.context() as patch:
+            patch.setattr(BlobWriter, "write", write)
+            with pytest.raises(OSError, match="No space left on device"):
+                pull(store, web.host)
+        assert sum(SAMPLE.config in path for path in web.paths()) == 1
+        pull(store, web.host)
+    hold(store, SAMPLE)
+
+
 def test_the_same_layer_twice(store: ImageStore) -> None:
     twice = sample_image({"a": b"1"}, {"a": b"1"}, {"b": b"2"})
     with loopback(serving(twice)) as web:
@@ -472,6 +521,18 @@ def test_no_more_than_so_many_at_once() -> None:
         for n in range(9):
             together.wait(str(n))
     assert most[0] == 3
+
+
+def test_tasks_that_end_at_once_do_not_strand_those_that_follow() -> None:
+    done: list[int] = []
+    with SideBySide(3) as together:
+        for n in range(500):
+            together.start(str(n), functools.partial(done.append, n))
+            if n % 50 == 0:
+                time.sleep(0.005)
+        for n in range(500):
+            together.wait(str(n))
+    assert sorted(done) == list(range(500))
 
 
 def test_the_first_failure_wakes_whoever_waits_and_stops_the_rest() -> None:

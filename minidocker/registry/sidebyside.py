@@ -4,7 +4,6 @@ The threads are daemons: an interrupted command does not wait for a registry tha
 """
 
 import threading
-from collections import deque
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
@@ -13,6 +12,8 @@ from minidocker.errors import MinidockerError
 from minidocker.progress import Progress, Report
 
 PATIENCE = 1.0
+
+Task = Callable[[], None]
 
 
 class Stopped(MinidockerError):
@@ -23,17 +24,19 @@ class SideBySide:
     """Tasks by name, at most `limit` of them at a time; use as a context manager, which stops what still runs."""
 
     def __init__(self, limit: int) -> None:
+        from queue import SimpleQueue
+
         self._limit = limit
-        self._queue: deque[tuple[str, Callable[[], None]]] = deque()
+        self._queue: SimpleQueue[tuple[str, Task] | None] = SimpleQueue()
         self._ended: dict[str, threading.Event] = {}
         self._threads: list[threading.Thread] = []
         self._failure: BaseException | None = None
         self._stop = threading.Event()
 
-    def start(self, name: str, task: Callable[[], None]) -> None:
+    def start(self, name: str, task: Task) -> None:
         """Let `task` run as soon as it is its turn."""
         self._ended[name] = threading.Event()
-        self._queue.append((name, task))
+        self._queue.put((name, task))
         if len(self._threads) < self._limit:
             thread = threading.Thread(target=self._work, daemon=True, name=f"transfer-{len(self._threads)}")
             self._threads.append(thread)
@@ -51,12 +54,10 @@ class SideBySide:
             raise Stopped("given up, since another transfer failed")
 
     def _work(self) -> None:
-        while not self._stop.is_set():
+        while item := self._queue.get():
+            name, task = item
             try:
-                name, task = self._queue.popleft()
-            except IndexError:
-                return
-            try:
+                self.check()
                 task()
             except BaseException as error:  # noqa: BLE001 (it is raised again by `wait`)
                 self._fail(error)
@@ -67,7 +68,7 @@ class SideBySide:
         if self._failure is None and not isinstance(error, Stopped):
             self._failure = error
         self._stop.set()
-        for event in self._ended.values():
+        for event in list(self._ended.values()):
             event.set()
 
     def __enter__(self) -> Self:
@@ -77,6 +78,8 @@ class SideBySide:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop.set()
+        for _ in self._threads:
+            self._queue.put(None)
         for thread in self._threads:
             thread.join(PATIENCE)
 

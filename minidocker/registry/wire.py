@@ -77,9 +77,14 @@ class Connection(BaseHTTPRequestHandler):
     def log(self, line: str) -> None:
         """Take a line for the log; here, nobody reads it."""
 
+    def log_error(self, format: str, *args: Any) -> None:
+        """Leave it at the one line that every request gets."""
+
     def log_message(self, format: str, *args: Any) -> None:
         """Hand http.server's line for a request to `log`, on one line whatever the client sent."""
         line = format % args
+        if "\x16\x03" in line:  # how TLS begins: docker and podman try that first
+            line = "TLS was tried; this registry speaks plain HTTP"
         self.log(f"{self.client_address[0]} " + "".join(c if c.isprintable() else "?" for c in line))
 
 

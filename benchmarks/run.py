@@ -98,11 +98,17 @@ def table(results: list[Result]) -> str:
     return "\n".join([*lines, "", note, ""])
 
 
+def rounded(result: Result) -> dict[str, object]:
+    """Return a result as it is written down: to the millisecond."""
+    times = {who: [round(seconds, 3) for seconds in getattr(result, who)] for who in ("minidocker", "docker")}
+    return {"name": result.name, **times, "ratio": round(result.ratio, 3)}
+
+
 def write(results: list[Result]) -> None:
     """Write the results to the file, and to the README where it has the markers."""
     with open(f"{PROJECT}/benchmarks/results.json", "w") as file:
         machine = {"cores": os.cpu_count(), "kernel": platform.release(), "python": platform.python_version()}
-        found = [{**result._asdict(), "ratio": round(result.ratio, 3)} for result in results]
+        found = [rounded(result) for result in results]
         json.dump({"machine": machine, "seconds": found}, file, indent=1)
         file.write("\n")
     with open(f"{PROJECT}/README.md", encoding="utf-8") as file:

@@ -8,7 +8,6 @@ See: moby, image/spec/v1.2.md, "Combined Image JSON + Filesystem Changeset Forma
 
 import json
 import os
-import stat
 import tarfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,7 +20,7 @@ from minidocker.image.layout import CHUNK, REF_NAME
 from minidocker.image.oci import Descriptor, ImageConfig, Index, Json, Manifest, Platform, host_platform
 from minidocker.image.reference import Reference, parse
 from minidocker.image.store import Image, ImageStore
-from minidocker.image.tarstream import BLOCK, compression, header, padding
+from minidocker.image.tarstream import BLOCK, Facts, compression, header, padding
 from minidocker.image.unpacked import delete_tree
 from minidocker.linux.syscalls import RESOLVE_IN_ROOT, openat2
 from minidocker.progress import Report, silent
@@ -41,6 +40,8 @@ class Loaded(NamedTuple):
 
 def save(store: ImageStore, names: Iterable[str], out: BinaryIO) -> None:
     """Write images to one archive. A repository without a tag means all its tags; an id, the image without names.
+
+    Nothing in it tells when it was written: the same images give the same archive.
 
     Raises `ImageNotFound`.
     """
@@ -100,7 +101,7 @@ def _blob_name(digest: str) -> str:
 
 def _write_folders(write: Write) -> None:
     for name in ("blobs", "blobs/sha256"):
-        write(header(name, _status(stat.S_IFDIR | 0o755, 0), tarfile.DIRTYPE))
+        write(header(name, tarfile.DIRTYPE, Facts(0o755)))
 
 
 def _write_file(write: Write, name: str, data: bytes) -> None:
@@ -108,12 +109,7 @@ def _write_file(write: Write, name: str, data: bytes) -> None:
 
 
 def _file_header(name: str, size: int) -> bytes:
-    return header(name, _status(stat.S_IFREG | 0o644, size), tarfile.REGTYPE)
-
-
-def _status(mode: int, size: int) -> os.stat_result:
-    """Return the facts of a file of nobody's, from no time: the same images give the same archive."""
-    return os.stat_result((mode, 0, 0, 1, 0, 0, size, 0, 0, 0))
+    return header(name, tarfile.REGTYPE, Facts(0o644, size=size))
 
 
 # Loading
@@ -184,6 +180,7 @@ class _Archive:
         except (ValueError, KeyError, TypeError) as error:
             raise InvalidManifest(f"the archive's manifest.json is broken: {error!r}") from error
         for config_path, layer_paths, tags in described:
+            references = tuple(parse(str(tag)) for tag in tags)
             data = self.read(str(config_path))
             config = ImageConfig.from_bytes(data)
             if len(layer_paths) != len(config.diff_ids):
@@ -194,7 +191,6 @@ class _Archive:
             layers = tuple(self._docker_layer(str(path), diff_id) for path, diff_id in pairs)
             described_config = Descriptor(oci.CONFIG, self.store.layout.add_blob(data), len(data))
             manifest = Manifest(oci.MANIFEST, described_config, layers).to_bytes()
-            references = tuple(parse(str(tag)) for tag in tags)
             yield Loaded(self.store.add(manifest, oci.MANIFEST, references), references)
 
     def _docker_layer(self, path: str, diff_id: str) -> Descriptor:

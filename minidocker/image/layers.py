@@ -16,7 +16,7 @@ from minidocker import explain
 from minidocker.errors import UnsafeLayer
 from minidocker.image.layout import Layout
 from minidocker.image.oci import LAYER_GZIP, Descriptor
-from minidocker.image.tarstream import BLOCK, TarReader, decompressed, header, padding
+from minidocker.image.tarstream import BLOCK, Facts, TarReader, decompressed, header, padding
 from minidocker.image.unpack import OPAQUE, WHITEOUT, unpack
 
 __all__ = ["Layer", "TarReader", "compress", "decompressed", "pack", "pack_path", "unpack", "write_layer"]
@@ -61,18 +61,19 @@ def compress(layout: Layout, produce: Callable[[Write], int]) -> Layer:
     with layout.writer() as blob:
         waiting = bytearray()
 
-        def flush() -> None:
-            digest.update(waiting)
-            blob.write(squeeze.compress(waiting))
-            waiting.clear()
+        def take(size: int) -> None:
+            piece = bytes(waiting[:size])
+            del waiting[:size]
+            digest.update(piece)
+            blob.write(squeeze.compress(piece))
 
         def write(data: bytes) -> None:
             waiting.extend(data)
-            if len(waiting) >= _CHUNK:
-                flush()
+            while len(waiting) >= _CHUNK:  # exactly: what comes out depends on the pieces that go in
+                take(_CHUNK)
 
         size = produce(write)
-        flush()
+        take(len(waiting))
         blob.write(squeeze.flush())
         done = blob.commit()
     return Layer(Descriptor(LAYER_GZIP, done.digest, done.size), f"sha256:{digest.hexdigest()}", size)
@@ -143,7 +144,7 @@ class _Packing:
         if kind != tarfile.DIRTYPE and status.st_nlink > 1:
             first = self._linked.setdefault((status.st_dev, status.st_ino), path)
             if first != path:
-                self.write(header(path, status, tarfile.LNKTYPE, first))
+                self.write(header(path, tarfile.LNKTYPE, Facts.of(status)._replace(size=0), first))
                 return
         attributes = _xattrs(f"/proc/self/fd/{parent}/{name}")
         _refuse_half_copies(path, attributes)
@@ -151,20 +152,14 @@ class _Packing:
         if kind == tarfile.REGTYPE:
             self._file(parent, name, path, kept)
         elif kind == tarfile.DIRTYPE:
-            self.write(header(path, status, kind, link, kept))
+            self.write(header(path, kind, Facts.of(status), link, kept))
             self._subfolder(parent, name, path, attributes)
         else:
-            self.write(header(path, status, kind, link, kept))
+            self.write(header(path, kind, Facts.of(status), link, kept))
 
     def white_out(self, path: str) -> None:
         """Write an empty file that says by its name what is deleted; it has no owner and no time worth keeping."""
-        self.write(
-            header(
-                path,
-                os.stat_result((stat.S_IFREG, 0, 0, 1, 0, 0, 0, 0, 0, 0), {"st_mtime_ns": 0, "st_rdev": 0}),
-                tarfile.REGTYPE,
-            )
-        )
+        self.write(header(path, tarfile.REGTYPE, Facts(0o600)))
 
     def _subfolder(self, parent: int, name: str, path: str, attributes: dict[str, bytes]) -> None:
         if self.whiteouts and b"y" in (attributes.get(f"{prefix}opaque") for prefix in _OVERLAY):
@@ -180,7 +175,7 @@ class _Packing:
         fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=parent)
         try:
             status = os.fstat(fd)
-            self.write(header(path, status, tarfile.REGTYPE, attributes=attributes))
+            self.write(header(path, tarfile.REGTYPE, Facts.of(status), attributes=attributes))
             left = status.st_size
             while left and (data := os.read(fd, min(left, _CHUNK))):
                 self.write(data)

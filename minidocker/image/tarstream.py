@@ -198,40 +198,50 @@ def mtime_ns(member: tarfile.TarInfo) -> int:
         raise UnsafeLayer(f"broken archive: {member.name} has the time {text!r}") from error
 
 
-def header(
-    name: str, status: os.stat_result, kind: bytes, link: str = "", attributes: Mapping[str, bytes] = {}
-) -> bytes:
-    """Return a member's header: one block, and before it a pax header where one block cannot say it.
+class Facts(NamedTuple):
+    """What a header says of a file besides its name and kind; the time is in seconds."""
 
-    Times are whole seconds, as in docker's layers: a pax header for every file would double the number of headers.
-    """
+    mode: int
+    uid: int = 0
+    gid: int = 0
+    size: int = 0
+    mtime: int = 0
+    device: int = 0
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> "Facts":
+        """Take them from stat(2).
+
+        Times become whole seconds, as in docker's layers: the fraction would cost a second header for every file.
+        """
+        kind, mtime = stat.S_IFMT(status.st_mode), status.st_mtime_ns // 10**9
+        size = status.st_size if kind == stat.S_IFREG else 0
+        device = status.st_rdev if kind in (stat.S_IFCHR, stat.S_IFBLK) else 0
+        return cls(stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, size, mtime, device)
+
+
+def header(name: str, kind: bytes, facts: Facts, link: str = "", attributes: Mapping[str, bytes] = {}) -> bytes:
+    """Return a member's header: one block, and before it a pax header for what one block cannot say."""
     path = os.fsencode(name) + (b"/" if kind == tarfile.DIRTYPE else b"")
     target = os.fsencode(link)
-    size = status.st_size if kind == tarfile.REGTYPE else 0
     records = {XATTR.encode() + os.fsencode(key): value for key, value in sorted(attributes.items())}
     for key, text in ((b"path", path), (b"linkpath", target)):
         if len(text) > 100 or not text.isascii():
             records[key] = text
-    numbers: dict[bytes, bytes] = {}
-    mtime = status.st_mtime_ns // 10**9
-    for key, number, digits in (
-        (b"uid", status.st_uid, 7),
-        (b"gid", status.st_gid, 7),
-        (b"size", size, 11),
-        (b"mtime", mtime, 11),
-    ):
+    numbers = b"%07o\0" % facts.mode
+    for key, number, digits in _numbers(facts):
         fits = 0 <= number < 8**digits
         if not fits:
-            records[key] = str(number).encode()
-        numbers[key] = b"%0*o\0" % (digits, number if fits else 0)
-    device = (b"%07o\0" % os.major(status.st_rdev)) + (b"%07o\0" % os.minor(status.st_rdev))
-    if kind not in (tarfile.CHRTYPE, tarfile.BLKTYPE):
-        device = b"0000000\0" * 2
-    mode = b"%07o\0" % stat.S_IMODE(status.st_mode)
-    front = _field(path, 100) + mode + numbers[b"uid"] + numbers[b"gid"] + numbers[b"size"] + numbers[b"mtime"]
-    back = kind + _field(target, 100) + b"ustar\x0000" + bytes(64) + device
-    block = _block(front, back)
+            records[key] = b"%d" % number
+        numbers += b"%0*o\0" % (digits, number if fits else 0)
+    device = b"%07o\0%07o\0" % (os.major(facts.device), os.minor(facts.device))
+    block = _block(_field(path, 100) + numbers, kind + _field(target, 100) + b"ustar\x0000" + bytes(64) + device)
     return _pax(records) + block if records else block
+
+
+def _numbers(facts: Facts) -> Iterator[tuple[bytes, int, int]]:
+    """Yield the numbers that may be too great for their field: pax name, value, octal digits there is room for."""
+    yield from ((b"uid", facts.uid, 7), (b"gid", facts.gid, 7), (b"size", facts.size, 11), (b"mtime", facts.mtime, 11))
 
 
 def padding(size: int) -> bytes:

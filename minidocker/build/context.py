@@ -31,6 +31,8 @@ class Context(NamedTuple):
         total = 2 * _BLOCK
         tree = self.tree
         for path in tree.walk("/"):
+            if self.rules.excludes(path[1:]):
+                continue  # a folder that is only there for what is taken back in it
             status = tree.status(path)
             content = status.st_size if status is not None and stat.S_ISREG(status.st_mode) else 0
             total += _BLOCK + -(-content // _BLOCK) * _BLOCK

@@ -164,7 +164,7 @@ def _copy(instruction: Copy | Add, site: Site, shell: str) -> Step:
 
     kind = "multi" if len(found) + len(archives) > 1 else "dir" if found and _is_folder(found[0]) else "file"
     flags = f"--chown={instruction.chown} " if instruction.chown else ""
-    shown = f"{shell} #(nop) {keyword} {flags}{kind}:{digest} in {destination} "
+    shown = f"{shell} #(nop) {keyword} {flags}{kind}:{digest} in {instruction.sources.destination} "
     return Step(shown, (instruction.chown, instruction.chmod, digest), make, container=False)
 
 

@@ -8,6 +8,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ from minidocker.errors import (
     InvalidManifest,
     InvalidReference,
 )
-from minidocker.image import oci
+from minidocker.image import archive, oci
 from minidocker.image.catalog import Image
 from minidocker.image.oci import Descriptor, ImageConfig, digest_of
 from minidocker.image.reference import parse
@@ -376,6 +377,15 @@ def test_a_layer_that_is_not_what_the_image_says(store: ImageStore) -> None:
     assert [name for name in os.listdir(store.unpacked.path) if not name.endswith(".lock")] == []
 
 
+def test_a_blob_that_was_damaged_on_disk_is_fetched_anew(store: ImageStore) -> None:
+    blob, diff_id = add_layer(store, tar(member("x", bytes(5000))))
+    store.unpacked.delete(diff_id)
+    Path(store.layout.blob_path(blob.digest)).write_bytes(os.urandom(blob.size))
+    with pytest.raises(DigestMismatch, match="damaged on disk and is deleted"):
+        store.unpack(blob.digest, diff_id)
+    assert not store.layout.has_blob(blob.digest, blob.size)
+
+
 def test_two_unpackings_do_the_work_once(store: ImageStore) -> None:
     blob, diff_id = add_layer(store, tar(*(member(f"f{n}") for n in range(500))))
     store.unpacked.delete(diff_id)
@@ -470,3 +480,51 @@ def test_skopeo_reads_the_store_in_place(store: ImageStore) -> None:
         assert told["Digest"] == image.manifest.digest
         assert told["Layers"] == [layer.digest for layer in store.manifest(image).layers]
         assert told["Env"] == ["A=b"]
+
+
+# The real docker
+
+
+@pytest.mark.peers
+def test_docker_removes_in_the_same_words(store: ImageStore, docker: Any, tmp_path: Path) -> None:
+    """The same images in both, the same names and ids removed one after the other: the same lines."""
+    mark = f"rmi{os.getpid()}"
+    one = add_image(store, f"{mark}:1", f"{mark}:2", f"{mark}/other", layers=("a", mark), Env=[mark])
+    two = add_image(store, f"{mark}-two", layers=("a", mark, "c"), Env=[mark])
+    three = add_image(store, f"{mark}-three", layers=("a", mark, "d"), Env=[mark])
+    with open(tmp_path / "images.tar", "wb") as file:
+        archive.save(store, [mark, f"{mark}/other", f"{mark}-two", f"{mark}-three"], file)
+    docker.run("load", "-i", str(tmp_path / "images.tar"))
+    container = docker.run("create", f"{mark}-three").stdout.strip()
+    usage = Usage(container, three.id, False, store.config(three).diff_ids)
+
+    def ours(name: str, force: bool) -> list[str]:
+        try:
+            return store.remove(name, force, [usage])
+        except ImageNotFound:
+            return [f"Error: No such image: {name}"]  # docker's client says it with the name as it was typed
+        except Conflict as error:
+            return [str(error)]
+
+    def theirs(name: str, force: bool) -> list[str]:
+        done = docker.run("rmi", *["-f"][:force], name, check=False)
+        text: str = done.stdout + done.stderr.replace("Error response from daemon: ", "")
+        return text.splitlines()
+
+    try:
+        for name, force in (
+            (one.short_id, False),
+            (f"{mark}:1", False),
+            (f"{mark}:1", False),
+            (two.id, False),
+            (f"{mark}-three", False),
+            (three.short_id, False),
+            (f"{mark}-three", True),
+            (three.short_id, False),
+            (three.short_id, True),
+            (mark, True),
+            (one.short_id, True),
+        ):
+            assert ours(name, force) == theirs(name, force), (name, force)
+    finally:
+        docker.run("rm", container)

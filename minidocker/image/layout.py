@@ -14,12 +14,14 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from hashlib import sha256
 from types import TracebackType
-from typing import BinaryIO, NamedTuple, Self
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Self
 
 from minidocker.errors import DigestMismatch, InvalidManifest
 from minidocker.image.oci import INDEX, Descriptor, Index, check_digest, digest_of
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
 
 REF_NAME = "org.opencontainers.image.ref.name"
 CHUNK = 1 << 20
@@ -81,6 +83,16 @@ class Layout:
                 f"{self.blob_path(digest)} is damaged: its content is {digest_of(data)}; pull or load it again"
             )
         return data
+
+    def check_blob(self, digest: str) -> None:
+        """Read a blob of any size through. Raises `DigestMismatch` when it was damaged, and deletes it then."""
+        found = _sha256()
+        with self.open_blob(digest) as file:
+            while data := file.read(CHUNK):
+                found.update(data)
+        if digest != f"sha256:{found.hexdigest()}":
+            self.delete_blob(digest)
+            raise DigestMismatch(f"blob {digest} was damaged on disk and is deleted: pull or load its image again")
 
     def blobs(self) -> Iterator[str]:
         """Yield the digest of every blob."""
@@ -162,7 +174,7 @@ class BlobWriter:
             raise InvalidManifest(f"invalid upload name {name!r}")
         self._path = f"{layout.ingest}/{name}.partial" if partial else f"{layout.ingest}/{name}"
         self._keep = bool(partial)
-        self._hash = sha256()
+        self._hash = _sha256()
         self.offset = 0
 
     @property
@@ -197,7 +209,7 @@ class BlobWriter:
         """Forget what is written, for a sender that cannot go on in the middle."""
         self._file.seek(0)
         self._file.truncate()
-        self._hash, self.offset = sha256(), 0
+        self._hash, self.offset = _sha256(), 0
 
     def commit(self, digest: str = "") -> Blob:
         """Verify and put the blob in its place. Raises `DigestMismatch`, after which nothing of it is kept."""
@@ -245,6 +257,12 @@ class BlobWriter:
             os.unlink(self._path)
         with suppress(OSError):  # a full disk: what is still in the buffer cannot be written, and need not be
             self._file.close()
+
+
+def _sha256() -> "_Hash":
+    from hashlib import sha256  # it loads OpenSSL, which not every command needs
+
+    return sha256()
 
 
 def replace_file(path: str, data: bytes) -> None:

@@ -10,7 +10,6 @@ import json
 import os
 import re
 from collections.abc import Iterable
-from hashlib import sha256
 from typing import Any, NamedTuple
 
 from minidocker.errors import InvalidArgument, InvalidManifest
@@ -54,6 +53,8 @@ _ARCHITECTURES = {
 
 def digest_of(data: bytes) -> str:
     """Return `sha256:…`, the name of a blob with this content."""
+    from hashlib import sha256  # it loads OpenSSL, which not every command needs
+
     return "sha256:" + sha256(data).hexdigest()
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from minidocker.errors import DigestMismatch, ImageNotFound, InvalidManifest
+from minidocker.errors import DigestMismatch, ImageNotFound, InvalidManifest, UnsafeLayer
 from minidocker.image import catalog, reference, removal
 from minidocker.image.catalog import Image, short_id
 from minidocker.image.layout import Layout
@@ -245,7 +245,7 @@ class ImageStore:
     def unpack(self, digest: str, diff_id: str, report: Report = silent) -> str:
         """Unpack the layer in blob `digest`, verify that it is `diff_id`, and return its path.
 
-        Raises `UnsafeLayer`, `DigestMismatch`; nothing is left behind then.
+        Raises `UnsafeLayer`, `DigestMismatch`; nothing is left behind then, nor a blob that was damaged on this disk.
         """
         from minidocker.image import layers
 
@@ -263,7 +263,11 @@ class ImageStore:
         if self.has_layer(diff_id):
             return self.layer_path(diff_id)
         with self.adding():
-            return self.unpacked.make(diff_id, fill)
+            try:
+                return self.unpacked.make(diff_id, fill)
+            except (UnsafeLayer, DigestMismatch):
+                self.layout.check_blob(digest)
+                raise
 
     def adopt(self, folder: str, diff_id: str, size: int) -> str:
         """Make `folder`, on the same filesystem, the layer `diff_id` by renaming it; return its new path.

@@ -26,13 +26,18 @@ def remove_run_folder(containers: Containers, container_id: str) -> None:
 
 def remove_container(containers: Containers, container_id: str, spec: Spec, volumes: bool) -> None:
     """Remove the container's folder, and with `volumes` the volumes that never had a name of their own."""
-    with contextlib.suppress(FileNotFoundError):
-        trees.delete(containers.forget(container_id))
+    remove_folder(containers, container_id)
     if volumes:
         for mount in spec.mounts:
             if mount.kind == "volume" and not mount.name:
                 with contextlib.suppress(FileNotFoundError):
                     trees.delete(os.path.dirname(mount.source))
+
+
+def remove_folder(containers: Containers, container_id: str) -> None:
+    """Remove the container's folder: out of sight first, so that no command finds a half of it."""
+    with contextlib.suppress(FileNotFoundError):
+        trees.delete(containers.forget(container_id))
 
 
 def after_dead_shim(containers: Containers, container: Container) -> None:

@@ -17,10 +17,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from minidocker import explain
-from minidocker.container import stream
+from minidocker.container import records, stream
 from minidocker.container.attach import Attachment
 from minidocker.container.spec import Spec
-from minidocker.errors import StartError
+from minidocker.errors import MinidockerError, StartError
 
 Json = dict[str, Any]
 
@@ -80,8 +80,14 @@ def _follow(connection: socket.socket, kind: int, payload: bytes, on_created: Ca
     if kind == stream.EXPLAIN:
         explain.step(*json.loads(payload))
     elif kind == stream.CREATED:
-        network = on_created(json.loads(payload)["pid"])
-        connection.sendall(stream.pack(stream.GO, json.dumps(network).encode()))
+        pid = json.loads(payload)["pid"]
+        try:
+            network = on_created(pid)
+            connection.sendall(stream.pack(stream.GO, json.dumps(network).encode()))
+        except (OSError, MinidockerError):
+            if records.start_time(pid):
+                raise
+            # It has failed on its own meanwhile, and the shim will say why: that is the better reason.
     elif kind == stream.FAILED:
         failure = json.loads(payload)
         raise StartError(failure["error"], failure["exit_code"])

@@ -15,7 +15,7 @@ from minidocker.container import cleanup, etc, launch, network, options, ports, 
 from minidocker.container.attach import Attachment
 from minidocker.container.options import ExecOptions
 from minidocker.container.records import Container, Containers
-from minidocker.errors import Conflict, ContainerStateError, StartError
+from minidocker.errors import Conflict, ContainerNotFound, ContainerStateError, StartError
 from minidocker.linux import capabilities
 
 Json = dict[str, Any]
@@ -225,19 +225,28 @@ def remove(containers: Containers, container: Container, force: bool = False, vo
 
     Raises: Conflict when it runs and is not to be killed by `force`.
     """
-    if container.running:
-        if not force:
-            raise Conflict(
-                f"You cannot remove a running container {container.id}. "
-                "Stop the container before attempting removal or force remove"
-            )
-        with contextlib.suppress(ContainerStateError):
-            send_signal(container, signal.SIGKILL)
-        wait_for_shim(container, None)
-    if not os.path.isdir(containers.path(container.id)):
-        return  # it was a --rm container, and its shim was faster
-    with containers.lock(container.id):
-        if not force and containers.load(container.id).running:
-            raise Conflict(f"container {container.id} was started meanwhile: stop it before removing it")
-        cleanup.after_dead_shim(containers, container._replace(state=containers.state(container.id)))
-        cleanup.remove_container(containers, container.id, container.spec, volumes)
+    try:
+        with containers.lock(container.id):
+            container = containers.load(container.id)
+            if container.running:
+                if not force:
+                    raise Conflict(
+                        f"You cannot remove a running container {container.id}. "
+                        "Stop the container before attempting removal or force remove"
+                    )
+                with contextlib.suppress(ContainerStateError):
+                    send_signal(container, signal.SIGKILL)
+                wait_for_shim(container, None)
+                container = container._replace(state=containers.state(container.id))
+            cleanup.after_dead_shim(containers, container)
+            cleanup.remove_container(containers, container.id, container.spec, volumes)
+    except ContainerNotFound:
+        if not force:  # a --rm container may have been removed by its shim
+            raise
+
+
+def remove_damaged(containers: Containers, container_id: str) -> None:
+    """Remove what is left of a container whose record cannot be read: its folder and what its process was given."""
+    cleanup.disconnect(containers, container_id)
+    cleanup.remove_run_folder(containers, container_id)
+    cleanup.remove_folder(containers, container_id)

@@ -18,6 +18,7 @@ from minidocker.container.spec import Port, Spec
 from minidocker.errors import AmbiguousPrefix, Conflict, ContainerNotFound, InvalidArgument
 
 Json = dict[str, Any]
+Ids = list[str]  # `list` is a method below
 
 CREATED = "created"
 RUNNING = "running"
@@ -173,18 +174,26 @@ class Containers:
         del record["state"]
         write_json(self.path(container.id, "record.json"), record)
 
-    def list(self) -> list[Container]:
-        """Return every container, the newest first. One whose record cannot be read yet, or any more, is left out."""
+    def ids(self) -> Ids:
+        """Return the ids of the containers that have a folder, in no order."""
         try:
-            ids = os.listdir(self.folder)
+            return [name for name in os.listdir(self.folder) if "." not in name]
         except FileNotFoundError:
             return []
+
+    def list(self) -> list[Container]:
+        """Return every container, the newest first. One whose record cannot be read yet, or any more, is left out."""
         found = []
-        for container_id in ids:
+        for container_id in self.ids():
             with contextlib.suppress(ContainerNotFound):
-                if "." not in container_id:
-                    found.append(self.load(container_id))
+                found.append(self.load(container_id))
         return sorted(found, key=lambda container: container.created, reverse=True)
+
+    def damaged(self) -> Ids:
+        """Return the ids of those whose record cannot be read: a disk that was full, a file cut in half."""
+        known = {container.id for container in self.list()}
+        candidates = [name for name in self.ids() if name not in known]
+        return [name for name in candidates if os.path.exists(self.path(name, "record.json"))]
 
     def load(self, container_id: str) -> Container:
         """Read one container by its whole id.
@@ -217,9 +226,12 @@ class Containers:
         fitting = [container for container in every if wanted and container.id.startswith(wanted)]
         if len(fitting) > 1:
             raise AmbiguousPrefix(f"Multiple IDs found with provided prefix: {name}")
-        if not fitting:
-            raise ContainerNotFound(f"No such container: {name}")
-        return fitting[0]
+        if fitting:
+            return fitting[0]
+        for container_id in self.ids():
+            if wanted and container_id.startswith(wanted):
+                return self.load(container_id)  # says what is wrong with it
+        raise ContainerNotFound(f"No such container: {name}")
 
     def state(self, container_id: str) -> State:
         """Return how the container is: what its shim wrote down last, checked against the processes that are alive.

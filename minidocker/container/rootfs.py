@@ -159,7 +159,7 @@ def mount_layers(diff_ids: tuple[str, ...], layout: Layout, read_only: bool = Fa
     os.chdir("/")
 
 
-def open_target(root: int, path: str, file: bool = False) -> int:
+def open_target(root: int, path: str, file: bool = False, links: int = 40) -> int:
     """Open a mount point inside `root`, making it where it is missing; return an O_PATH descriptor.
 
     A mount goes to this descriptor, never to a path again: the image decides what its paths are, symbolic links
@@ -167,17 +167,21 @@ def open_target(root: int, path: str, file: bool = False) -> int:
     """
     parts = [part for part in path.split("/") if part]
     for depth in range(1, len(parts) + 1):
-        here = "/".join(parts[:depth])
-        last = depth == len(parts)
         with contextlib.suppress(FileNotFoundError):
-            os.close(_open_inside(root, here))
+            os.close(_open_inside(root, "/".join(parts[:depth])))
             continue
+        name, rest = parts[depth - 1], parts[depth:]
         parent = _open_inside(root, "/".join(parts[: depth - 1]) or ".")
         try:
-            if last and file:
-                os.close(os.open(parts[-1], os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=parent))
+            if file and not rest:
+                os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=parent))
             else:
-                os.mkdir(parts[depth - 1], 0o755, dir_fd=parent)
+                os.mkdir(name, 0o755, dir_fd=parent)
+        except FileExistsError:  # a link to what is missing: make that, inside the root
+            if not links:
+                raise
+            leads_to = os.path.join("/", *parts[: depth - 1], os.readlink(name, dir_fd=parent), *rest)
+            return open_target(root, leads_to, file, links - 1)
         finally:
             os.close(parent)
     return _open_inside(root, "/".join(parts) or ".")

@@ -131,7 +131,8 @@ def life_of_a_container(on: Stage) -> None:
     with on.terminal(f"minidocker attach {container}") as shell:
         shell.send("\r")
         shell.expect(PROMPT)
-        shell.send("echo I was here > /root/note\r")
+        shell.send("echo I was here > /root/note; wc -l /root/note\r")
+        shell.expect(r"[\r\n]1 /root/note\r")
         shell.expect(PROMPT)
         shell.send("\x10\x11")
         on.check("attach ended", shell.wait() == 0)

@@ -129,7 +129,7 @@ def test_build_errors(bench: Bench, text: str, message: str) -> None:
     os.symlink("/etc/hostname", f"{bench.context}/evil")
     os.symlink("../../../etc/hostname", f"{bench.context}/up")
     os.symlink("circle", f"{bench.context}/circle")
-    with pytest.raises((BuildError, OSError)) as error:
+    with pytest.raises(BuildError) as error:
         bench.build(f"FROM busybox\n{text}\n")
     assert message in str(error.value)
 

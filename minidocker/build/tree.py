@@ -2,22 +2,19 @@
 
 Every question is answered within the tree. A symbolic link is followed as if the tree were `/`; nothing leads out.
 
-See: OCI image-spec, layer.md, Whiteouts; Linux, overlayfs: a whiteout is a character device 0:0.
+See: `minidocker.image.overlay`, which knows how layers hide one another.
 """
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from minidocker.build.ignore import Ignore
+from minidocker.errors import BuildError
+from minidocker.image import overlay
 
 _MOST_LINKS = 255
-_OPAQUE = ("trusted.overlay.opaque", "user.overlay.opaque")
-
-
-class TooManyLinks(OSError):
-    """Symbolic links that lead in a circle."""
 
 
 class Tree(NamedTuple):
@@ -31,11 +28,7 @@ class Tree(NamedTuple):
         relative = path.strip("/")
         if relative and self.ignore.rules and not self._visible(relative):
             return None
-        for layer in self.layers:
-            found, hidden = _look(layer, relative)
-            if found or hidden:
-                return found
-        return None
+        return overlay.lookup(relative, self.layers)
 
     def _visible(self, relative: str) -> bool:
         if not self.ignore.excludes(relative):
@@ -57,16 +50,12 @@ class Tree(NamedTuple):
 
     def names(self, path: str) -> list[str]:
         """Return the sorted names in the directory `path`: those of all layers that show through."""
-        relative = path.strip("/")
-        seen: set[str] = set()
-        for layer in self.layers:
-            found, hidden = _look(layer, relative)
-            if found and stat.S_ISDIR(os.lstat(found).st_mode):
-                seen.update(os.listdir(found))
-            if hidden or (found and (_is_opaque(found) or not os.path.isdir(found))):
-                break
-        base = path.rstrip("/")
-        return sorted(name for name in seen if self.real(f"{base}/{name}") is not None)
+        folders: Sequence[str] = self.layers
+        for part in path.split("/"):
+            folders = overlay.merged(folders, part) if part else folders
+        seen = {name for folder in folders for name in os.listdir(folder) if overlay.merged(folders, name)}
+        base = path.strip("/")
+        return sorted(name for name in seen if not self.ignore.rules or self._visible(f"{base}/{name}".lstrip("/")))
 
     def walk(self, path: str) -> Iterator[str]:
         """Yield what is below the directory `path`, parents before their children. Links are not followed."""
@@ -79,7 +68,7 @@ class Tree(NamedTuple):
     def resolve(self, path: str) -> str:
         """Follow every symbolic link in `path`, also the last; what does not exist stays as it is.
 
-        Raises TooManyLinks.
+        Raises BuildError for links that lead in a circle.
         """
         done: list[str] = []
         left = path.split("/")[::-1]
@@ -97,42 +86,8 @@ class Tree(NamedTuple):
                 continue
             links += 1
             if links > _MOST_LINKS:
-                raise TooManyLinks(f"too many symbolic links in {path}")
+                raise BuildError(f"too many symbolic links in {path}")
             target = os.readlink(real)
             done = [] if target.startswith("/") else done
             left += target.split("/")[::-1]
         return "/" + "/".join(done)
-
-
-def _look(layer: str, relative: str) -> tuple[str | None, bool]:
-    """Look for a file in one layer. Return where it is, and whether this layer hides it in the layers below.
-
-    A directory on the way hides what is below when it is opaque; anything else on the way always does.
-    """
-    current = layer
-    hidden = False
-    for name in relative.split("/") if relative else ():
-        hidden = hidden or _is_opaque(current)
-        current = f"{current}/{name}"
-        try:
-            status = os.lstat(current)
-        except FileNotFoundError:
-            return None, hidden
-        except NotADirectoryError:
-            return None, True
-        if stat.S_ISCHR(status.st_mode) and status.st_rdev == 0:
-            return None, True
-        if stat.S_ISLNK(status.st_mode) and current != f"{layer}/{relative}":
-            return None, True
-    return current, hidden
-
-
-def _is_opaque(folder: str) -> bool:
-    """Say whether a directory hides all that lower layers have in its place."""
-    for name in _OPAQUE:
-        try:
-            if os.getxattr(folder, name, follow_symlinks=False) == b"y":
-                return True
-        except OSError:
-            continue
-    return False

@@ -46,7 +46,7 @@ def lookup(path: str, lowers: Sequence[str]) -> str | None:
     found = list(lowers)
     for name in path.split("/"):
         if name not in ("", "."):
-            found = _merged(found, name)
+            found = merged(found, name)
     return found[0] if found else None
 
 
@@ -76,7 +76,7 @@ def _compare(folder: str, lowers: list[str], path: str, complete: bool) -> Itera
     if complete:
         names.update(*map(os.listdir, lowers))
     for name in sorted(names, key=os.fsencode):
-        yield from _compare_entry(f"{folder}/{name}", _merged(lowers, name), f"{path}/{name}", complete)
+        yield from _compare_entry(f"{folder}/{name}", merged(lowers, name), f"{path}/{name}", complete)
 
 
 def _compare_entry(new: str, lowers: list[str], path: str, complete: bool) -> Iterator[Change]:
@@ -101,7 +101,7 @@ def _compare_entry(new: str, lowers: list[str], path: str, complete: bool) -> It
     yield from inside
 
 
-def _merged(folders: Sequence[str], name: str) -> list[str]:
+def merged(folders: Sequence[str], name: str) -> list[str]:
     """Return what a name stands for in a stack of folders: a file, or the folders that are merged; none if deleted."""
     found: list[str] = []
     for folder in folders:

@@ -232,6 +232,16 @@ def remove(engine: Engine, container: Container, force: bool = False, volumes: b
     lifecycle.remove(engine.containers, container, force, volumes)
 
 
+def remove_damaged(engine: Engine, name: str) -> bool:
+    """Remove a container that only its folder is left of, by the beginning of its id; say whether there was one."""
+    from minidocker.container import lifecycle
+
+    found = [container_id for container_id in engine.containers.damaged() if name and container_id.startswith(name)]
+    for container_id in found:
+        lifecycle.remove_damaged(engine.containers, container_id)
+    return bool(found)
+
+
 def logs(
     engine: Engine, container: Container, follow: bool = False, tail: int = -1, since: str = ""
 ) -> "Iterator[LogLine]":

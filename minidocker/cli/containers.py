@@ -62,8 +62,9 @@ def rm(call: Call) -> int:
         except ContainerNotFound as error:
             if not call["force"]:
                 raise
-            print(f"Error: {error}", file=sys.stderr)
-            return
+            if not stories.remove_damaged(engine, name):
+                print(f"Error: {error}", file=sys.stderr)
+                return
         print(name)
 
     return each(call.words, act)

@@ -77,7 +77,8 @@ def overlay_options(layers: tuple[str, ...], container: str, read_only: bool = F
 
     See: the kernel's filesystems/overlayfs.rst.
     """
-    lower = ":".join([f"{container}/init", *reversed(layers)])
+    distinct = dict.fromkeys(reversed(layers))  # two equal layers are one folder, which overlayfs refuses twice (ELOOP)
+    lower = ":".join([f"{container}/init", *distinct])
     if read_only:
         return f"lowerdir={container}/upper:{lower}"
     upper = f"upperdir={container}/upper,workdir={container}/work"

@@ -1,0 +1,40 @@
+"""The engine for programs, in the shape of docker's own Python library: what is learned here carries over.
+
+    client = minidocker.from_env()
+    client.containers.run("busybox", "echo hello")            # b"hello\\n"
+    web = client.containers.run("web", detach=True, ports={"80/tcp": 8080})
+    web.logs(), web.exec_run("ps"), web.stop()
+
+Objects are handles: they hold an id and look the rest up when it is asked for. Safe to use from threads.
+
+See: docker-py's reference, Client, Images, Containers.
+"""
+
+from minidocker import engine as stories
+from minidocker import errors
+from minidocker.client.containers import Container, ContainerCollection, ExecResult
+from minidocker.client.images import Image, ImageCollection
+from minidocker.engine import Engine
+
+__all__ = ["Client", "Container", "ExecResult", "Image", "errors", "from_env"]
+
+
+def from_env(root: str = "", run: str = "") -> "Client":
+    """Return a client on this machine's engine: on MINIDOCKER_ROOT and MINIDOCKER_RUN, or the usual folders."""
+    return Client(stories.open_engine(root, run))
+
+
+class Client:
+    """One engine. `images` and `containers` are the collections of what it has."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.images = ImageCollection(engine)
+        self.containers = ContainerCollection(engine)
+
+    def ping(self) -> bool:
+        """Say that the engine is there: it always is, there is no server that could be down."""
+        return True
+
+    def close(self) -> None:
+        """Do nothing: no connection is kept."""

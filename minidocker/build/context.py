@@ -29,12 +29,11 @@ class Context(NamedTuple):
     def size(self) -> int:
         """Return the size of the archive that docker's client would send, in bytes."""
         total = 2 * _BLOCK
-        tree = self.tree
-        for path in tree.walk("/"):
+        for path, real in self.tree.walk("/"):
             if self.rules.excludes(path[1:]):
                 continue  # a folder that is only there for what is taken back in it
-            status = tree.status(path)
-            content = status.st_size if status is not None and stat.S_ISREG(status.st_mode) else 0
+            status = os.lstat(real)
+            content = status.st_size if stat.S_ISREG(status.st_mode) else 0
             total += _BLOCK + -(-content // _BLOCK) * _BLOCK
         return total
 

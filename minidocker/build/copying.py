@@ -74,7 +74,7 @@ def plan(
         holder = into if is_folder else os.path.dirname(into)
         for entry in parents(image, holder, owner or ROOT):
             entries.setdefault(entry.target, entry)
-        for entry in _content(source, into) if is_folder else [_entry(source, source.path, into)]:
+        for entry in _content(source, into) if is_folder else [_file(source, into)]:
             entries.pop(entry.target, None)
             entries[entry.target] = _overridden(entry, owner, mode)
     return list(entries.values())
@@ -101,19 +101,24 @@ def parents(image: Tree, folder: str, owner: Owner) -> Iterator[Entry]:
 def _content(source: Source, target: str) -> Iterator[Entry]:
     """Yield what is below a directory. Sockets cannot be copied."""
     below = len(source.path.rstrip("/"))
-    for path in source.tree.walk(source.path):
-        entry = _entry(source, path, target.rstrip("/") + path[below:])
+    for path, real in source.tree.walk(source.path):
+        entry = _of_source(source, real, target.rstrip("/") + path[below:])
         if not stat.S_ISSOCK(entry.mode):
             yield entry
 
 
-def _entry(source: Source, path: str, target: str) -> Entry:
+def _file(source: Source, target: str) -> Entry:
+    """Describe a source that is no directory."""
     if source.content is not None:
         content = source.content.encode(errors="surrogateescape")
         return Entry(target, stat.S_IFREG | 0o644, ROOT, 0, content=content)
-    real = source.tree.real(path)
+    real = source.tree.real(source.path)
     if real is None:
-        raise BuildError(f"{path} vanished while it was copied")
+        raise BuildError(f"{source.path} vanished while it was copied")
+    return _of_source(source, real, target)
+
+
+def _of_source(source: Source, real: str, target: str) -> Entry:
     return _of_file(target, real, os.lstat(real), source.keep)._replace(temporary=source.temporary)
 
 

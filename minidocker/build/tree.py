@@ -26,12 +26,13 @@ class Tree(NamedTuple):
     def real(self, path: str) -> str | None:
         """Return where the file `path` (`/a/b`) lies on the host, or None. `path` must be free of symbolic links."""
         relative = path.strip("/")
-        if relative and self.ignore.rules and not self._visible(relative):
+        if relative and not self._visible(relative):
             return None
         return overlay.lookup(relative, self.layers)
 
     def _visible(self, relative: str) -> bool:
-        if not self.ignore.excludes(relative):
+        """Say whether the rules leave a file in: by themselves, or because it is a folder with something left in."""
+        if not self.ignore.rules or not self.ignore.excludes(relative):
             return True
         real = os.path.join(self.layers[0], relative)
         if not self.ignore.takes_back or not os.path.isdir(real) or os.path.islink(real):
@@ -49,21 +50,35 @@ class Tree(NamedTuple):
         return status is not None and stat.S_ISDIR(status.st_mode)
 
     def names(self, path: str) -> list[str]:
-        """Return the sorted names in the directory `path`: those of all layers that show through."""
+        """Return the sorted names in the directory `path`."""
+        return [os.path.basename(child) for child, _ in self._children(path.rstrip("/"), self._merged(path))]
+
+    def walk(self, path: str) -> Iterator[tuple[str, str]]:
+        """Yield all that is below the directory `path`, parents before their children: its path, and where it lies.
+
+        Links are not followed.
+        """
+        yield from self._walk(path.rstrip("/"), self._merged(path))
+
+    def _walk(self, base: str, folders: Sequence[str]) -> Iterator[tuple[str, str]]:
+        for path, found in self._children(base, folders):
+            yield path, found[0]
+            if stat.S_ISDIR(os.lstat(found[0]).st_mode):
+                yield from self._walk(path, found)
+
+    def _merged(self, path: str) -> Sequence[str]:
+        """Return the folders, the topmost first, whose content together is that of `path`."""
         folders: Sequence[str] = self.layers
         for part in path.split("/"):
             folders = overlay.merged(folders, part) if part else folders
-        seen = {name for folder in folders for name in os.listdir(folder) if overlay.merged(folders, name)}
-        base = path.strip("/")
-        return sorted(name for name in seen if not self.ignore.rules or self._visible(f"{base}/{name}".lstrip("/")))
+        return folders
 
-    def walk(self, path: str) -> Iterator[str]:
-        """Yield what is below the directory `path`, parents before their children. Links are not followed."""
-        for name in self.names(path):
-            child = f"{path.rstrip('/')}/{name}"
-            yield child
-            if self.is_directory(child):
-                yield from self.walk(child)
+    def _children(self, base: str, folders: Sequence[str]) -> Iterator[tuple[str, Sequence[str]]]:
+        """Yield what is in a merged directory, sorted by name: the path, and the file or folders that it stands for."""
+        for name in sorted({name for folder in folders for name in os.listdir(folder)}):
+            found = overlay.merged(folders, name)
+            if found and self._visible(f"{base[1:]}/{name}" if base else name):
+                yield f"{base}/{name}", found
 
     def resolve(self, path: str) -> str:
         """Follow every symbolic link in `path`, also the last; what does not exist stays as it is.

@@ -10,17 +10,22 @@ Filters = dict[str, list[str]]
 def read(texts: Iterable[str], known: Iterable[str]) -> Filters:
     """Return the values asked for under each name.
 
-    Raises: InvalidArgument for what is not `name=value`, or a name that this command does not know.
+    Raises: InvalidArgument for a name that this command does not know.
     """
     filters: Filters = {}
     for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise InvalidArgument(f"bad format of filter (expected name=value): {text!r}")
+        name, _, value = text.partition("=")
         if name.strip().lower() not in known:
             raise InvalidArgument(f"Invalid filter '{name}': known here are {', '.join(known)}")
         filters.setdefault(name.strip().lower(), []).append(value.strip())
     return filters
+
+
+def pair(text: str) -> str:
+    """Check that a filter is `name=value`."""
+    if "=" not in text:
+        raise InvalidArgument("bad format of filter (expected name=value)")
+    return text
 
 
 def has_labels(labels: Mapping[str, str], wanted: Iterable[str]) -> bool:

@@ -207,7 +207,7 @@ COMMANDS = {
         (
             Option("all", "bool", "Show all images (default hides intermediate images)", "a"),
             Option("digests", "bool", "Show digests"),
-            Option("filter", "list", "Filter output based on conditions provided", "f"),
+            Option("filter", "list", "Filter output based on conditions provided", "f", read=filters.pair),
             _FORMAT,
             _NO_TRUNC,
             _QUIET,

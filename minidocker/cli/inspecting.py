@@ -4,12 +4,13 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from minidocker.cli.arguments import Call, Command, Option
+from minidocker.cli.arguments import Call, Command, Option, UsageError
 from minidocker.errors import AmbiguousPrefix, ContainerNotFound, ImageNotFound, InvalidArgument, InvalidReference
 
 if TYPE_CHECKING:
     from minidocker.engine import Engine
 
+BAD_TEMPLATE = 64
 KINDS = ("container", "image", "volume")
 
 
@@ -37,7 +38,10 @@ def _shown(documents: list[dict[str, Any]], shape: str) -> str:
         return json.dumps(documents, indent=4 if not shape else None, ensure_ascii=False) + "\n"
     from minidocker.cli.template import Template
 
-    template = Template(shape.replace("\\t", "\t").replace("\\n", "\n"))
+    try:
+        template = Template(shape.replace("\\t", "\t").replace("\\n", "\n"))
+    except InvalidArgument as error:
+        raise UsageError(str(error), BAD_TEMPLATE) from None
     return "".join(template.fill(document) + "\n" for document in documents)
 
 

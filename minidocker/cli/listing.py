@@ -164,7 +164,7 @@ COMMANDS = {
         "[OPTIONS]",
         (
             Option("all", "bool", "Show all containers (default shows just running)", "a"),
-            Option("filter", "list", "Filter output based on conditions provided", "f"),
+            Option("filter", "list", "Filter output based on conditions provided", "f", read=filters.pair),
             Option("format", "string", "Pretty-print containers using a Go template", default=""),
             Option("last", "int", "Show n last created containers (includes all states)", "n", -1, whole_number),
             Option("latest", "bool", "Show the latest created container (includes all states)", "l"),

@@ -23,7 +23,7 @@ from minidocker.cli.arguments import (
     parse,
 )
 from minidocker.cli.catalogue import ABSENT, ALIASES, COMMANDS, GROUPS, VERSION, members
-from minidocker.errors import BuildError, MinidockerError, StartError
+from minidocker.errors import BuildError, MinidockerError, NetworkError, StartError
 
 INTERRUPTED = 130
 FAILED = 1
@@ -197,7 +197,7 @@ def _report(error: Exception, path: str) -> int:
         traceback.print_exc()
     running = ALIASES.get(path, path) == "run"
     print(f"{'minidocker' if running else 'Error'}: {explanation(error)}", file=sys.stderr)
-    if running:
+    if running and isinstance(error, MinidockerError) and not isinstance(error, StartError | NetworkError):
         print("See 'minidocker run --help'.", file=sys.stderr)
     if isinstance(error, StartError) and ALIASES.get(path, path) in ("run", "exec"):
         return error.exit_code

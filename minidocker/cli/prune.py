@@ -116,7 +116,7 @@ def prune_system(call: Call) -> int:
 
 
 _FORCE = Option("force", "bool", "Do not prompt for confirmation", "f")
-_FILTER = Option("filter", "list", "Provide filter values (e.g. 'until=24h', 'label=<key>=<value>')")
+_FILTER = Option("filter", "list", "Provide filter values (e.g. 'until=24h', 'label=<key>=<value>')", read=filters.pair)
 
 COMMANDS = {
     "container prune": Command(prune_containers, "[OPTIONS]", (_FILTER, _FORCE)),

@@ -36,7 +36,9 @@ def run(call: Call) -> int:
         print(container.id)
         return 0
     if call["sig-proxy"] and not call["tty"]:
-        wishes = wishes._replace(forward=lambda number: stories.kill(engine, container, number.name))
+        wishes = wishes._replace(
+            forward=lambda number: stories.kill(engine, engine.containers.load(container.id), number.name)
+        )
     try:
         return converse(attachment, wishes)
     except Detached:

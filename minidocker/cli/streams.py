@@ -32,7 +32,10 @@ def start(call: Call) -> int:
     container = engine.containers.get(call.word(0))
     wishes = _wishes(call, container, call["interactive"] and container.spec.open_stdin)
     attachment = stories.start(engine, container, attach=True)
-    return _stay(stories, engine, container, attachment, wishes)
+    try:
+        return _stay(stories, engine, container, attachment, wishes)
+    except Detached:
+        return 0
 
 
 def attach(call: Call) -> int:
@@ -44,7 +47,11 @@ def attach(call: Call) -> int:
     if not container.running:
         raise ContainerStateError("You cannot attach to a stopped container, start it first")
     wishes = _wishes(call, container, container.spec.open_stdin and not call["no-stdin"])
-    return _stay(stories, engine, container, stories.attach(engine, container), wishes, call["sig-proxy"])
+    try:
+        return _stay(stories, engine, container, stories.attach(engine, container), wishes, call["sig-proxy"])
+    except Detached:
+        print(DETACHED, file=sys.stderr)
+        return 1
 
 
 def _wishes(call: Call, container: Any, stdin: bool) -> Wishes:
@@ -56,14 +63,12 @@ def _wishes(call: Call, container: Any, stdin: bool) -> Wishes:
 def _stay(
     stories: Any, engine: "Engine", container: Any, attachment: Any, wishes: Wishes, passes_signals: bool = True
 ) -> int:
-    """Talk to the container until it ends or the person leaves."""
+    """Talk to the container until it ends. Raises: Detached."""
     if passes_signals and not wishes.terminal:
-        wishes = wishes._replace(forward=lambda number: stories.kill(engine, container, number.name))
-    try:
-        return converse(attachment, wishes)
-    except Detached:
-        print(DETACHED)
-        return 0
+        wishes = wishes._replace(
+            forward=lambda number: stories.kill(engine, engine.containers.load(container.id), number.name)
+        )
+    return converse(attachment, wishes)
 
 
 def execute(call: Call) -> int:
@@ -91,8 +96,8 @@ def execute(call: Call) -> int:
     try:
         return converse(attachment, wishes)
     except Detached:
-        print(DETACHED)
-        return 0
+        print(DETACHED, file=sys.stderr)
+        return 1
 
 
 def logs(call: Call) -> int:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, NamedTuple
 
+from minidocker.cli.arguments import UsageError
 from minidocker.errors import InvalidArgument, MinidockerError
 
 if TYPE_CHECKING:
@@ -53,9 +54,9 @@ class Detached(Exception):
 
 
 def check_terminal(wishes: Wishes) -> None:
-    """Raise InvalidArgument where a terminal is asked for and standard input is none."""
+    """Raise UsageError where a terminal is asked for and standard input is none."""
     if wishes.terminal and wishes.stdin and not os.isatty(0):
-        raise InvalidArgument("the input device is not a TTY")
+        raise UsageError("the input device is not a TTY", exit_code=1)
 
 
 def parse_keys(text: str) -> bytes:

@@ -1,4 +1,4 @@
-"""How the engine's long stories tell what they are doing; `minidocker.cli` draws it, a notebook may draw it otherwise."""
+"""How the engine's long stories tell what they are doing; `minidocker.cli` draws it, a notebook draws it otherwise."""
 
 from collections.abc import Callable
 from typing import NamedTuple

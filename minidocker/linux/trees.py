@@ -1,4 +1,4 @@
-"""Copying a tree of files with all that belongs to them (owners, modes, times, attributes, links, nodes); deleting one."""
+"""Copying a tree of files with all that belongs to them (owners, modes, times, attributes, links); deleting one."""
 
 import os
 import stat

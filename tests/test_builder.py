@@ -69,6 +69,20 @@ def test_arguments(bench: Bench) -> None:
     assert bench.build(text, build_args={"base": "busybox", "y": "4"}).count("Using cache") == 3
 
 
+def test_a_stage_inherits_the_arguments_of_the_stage_it_starts_from(bench: Bench) -> None:
+    bench.build("FROM busybox AS a\nARG x=1\nFROM a\nENV y=$x\nFROM busybox AS b\nENV z=$x\n", target="1")
+    assert "y=1" in bench.config.config["Env"]
+    bench.build("FROM busybox AS a\nARG x=1\nFROM busybox AS b\nENV z=$x\n")
+    assert "z=" in bench.config.config["Env"]
+
+
+def test_nothing_has_a_platform_too(bench: Bench) -> None:
+    bench.build("FROM --platform=linux/arm64 scratch\nENV a=1\n")
+    assert bench.config.architecture == "arm64"
+    bench.build("FROM --platform=linux/amd64 scratch\nENV a=1\n")
+    assert bench.config.architecture == "amd64"
+
+
 def test_platform_arguments(bench: Bench) -> None:
     bench.build(
         "FROM busybox\nARG TARGETARCH\nARG TARGETPLATFORM\nRUN echo $TARGETARCH $TARGETPLATFORM-$BUILDOS > /r\n"
@@ -155,6 +169,7 @@ def test_errors_name_the_line(bench: Bench, text: str, message: str, line: int) 
     assert message in str(error.value)
     assert text.split("\n")[line - 1] in str(error.value)
     assert error.value.line == line
+    assert str(error.value).count("Dockerfile") == 1
 
 
 def test_bases(bench: Bench) -> None:
@@ -162,6 +177,8 @@ def test_bases(bench: Bench) -> None:
         bench.build("FROM nope:1\n")
     with pytest.raises(InvalidReference):
         bench.build("FROM busybox\n", tags=("Bad",))
+    with pytest.raises(InvalidReference, match="refusing to create a tag with a digest reference"):
+        bench.build("FROM busybox\n", tags=(f"a@sha256:{'0' * 64}",))
     assert bench.pulls == [("nope:1", "", False)]
     bench.build("FROM --platform=linux/amd64 busybox\n", pull=True)
     assert bench.pulls[-1] == ("busybox", "linux/amd64", True)
@@ -178,7 +195,7 @@ def test_on_build(bench: Bench) -> None:
 
 def test_broken_trigger_of_a_base_image(bench: Bench) -> None:
     bench.build("FROM busybox\nONBUILD RNU x\n", tags=("parent",))
-    with pytest.raises(DockerfileError, match="unknown instruction: RNU"):
+    with pytest.raises(DockerfileError, match="ONBUILD RNU x, which the base image asks for: unknown instruction: RNU"):
         bench.build("FROM parent\n")
 
 

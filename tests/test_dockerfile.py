@@ -218,7 +218,7 @@ def test_configuration_is_dockers(docker: Docker, path: str, buildkit: str, monk
     theirs = json.loads(docker.run("inspect", tag).stdout)[0]["Config"]
     ours, _ = interpret(text.decode())
     for field in FIELDS:
-        assert (ours.get(field) or None) == _comparable(field, theirs.get(field)), field
+        assert _comparable(field, ours.get(field)) == _comparable(field, theirs.get(field)), field
 
 
 def _comparable(field: str, value: Any) -> Any:

@@ -22,7 +22,7 @@ from minidocker.build.steps import Made, RunResult, RunStep, Site, Step, prepare
 from minidocker.build.tree import Tree
 from minidocker.build.values import human_size
 from minidocker.build.workspace import Workspace, workspace
-from minidocker.errors import BuildError, DockerfileError, MinidockerError
+from minidocker.errors import BuildError, DockerfileError, InvalidReference, MinidockerError
 from minidocker.image import reference
 from minidocker.image.oci import Platform, host_platform
 from minidocker.image.store import Image, ImageStore
@@ -49,6 +49,11 @@ class BuildOptions(NamedTuple):
     quiet: bool = False
     platform: str = ""
 
+    @property
+    def name(self) -> str:
+        """What messages call the Dockerfile."""
+        return "Dockerfile" if self.file == "-" else os.path.basename(self.file)
+
 
 def build(
     store: ImageStore, context: str, options: BuildOptions, out: Callable[[str], None], run: Run, resolve: Resolve
@@ -61,7 +66,10 @@ def build(
     `run` and `resolve` raise.
     """
     tags = [reference.parse(tag) for tag in options.tags]
-    parsed = dockerfile.parse(options.dockerfile, os.path.basename(options.file))
+    for tag in tags:
+        if tag.digest:
+            raise InvalidReference(f"refusing to create a tag with a digest reference: {tag.familiar}")
+    parsed = dockerfile.parse(options.dockerfile, options.name)
     opened = open_context(context, "" if options.file == "-" else options.file)
     kept: list[str] = []
     with workspace(f"{store.root}/build/tmp") as folder:
@@ -107,6 +115,7 @@ class _Builder:
         self.outside = platform_arguments(options.platform)
         self.consumed: set[str] = set()
         self.done: dict[int, Base] = {}
+        self.declared: dict[int, dict[str, str | None]] = {}
         self.number = 0
         self.total = 0
 
@@ -165,19 +174,21 @@ class _Builder:
         self._announce(stage.start)
         start = self._expanded(stage.start, self.outside)
         base = self._start(start.base, start.platform or self.options.platform, number)
-        arguments = Arguments(self.options.build_args, self.outside)
+        parent = self.parsed.base_stage(start.base, number)
+        arguments = Arguments(self.options.build_args, self.outside, {} if parent is None else self.declared[parent])
         draft = Draft(base.config.config, base.config.author, arguments)
         triggers = draft.config.pop("OnBuild", None) or []
         if triggers:
             self.out(f"# Executing {len(triggers)} build trigger{'s' if len(triggers) > 1 else ''}\n")
         for trigger in triggers:
-            base = self._step(dockerfile.parse_trigger(trigger), base, draft, number)
+            base = self._step(self._trigger(trigger), base, draft, number)
         self._show(base)
         for instruction in instructions:
             self._announce(instruction)
             base = self._step(instruction, base, draft, number)
             self._show(base)
         self.consumed |= arguments.consumed
+        self.declared[number] = arguments.declared
         return base
 
     def _start(self, name: str, platform: str, number: int) -> Base:
@@ -193,11 +204,12 @@ class _Builder:
     def _step(self, instruction: Instruction, base: Base, draft: Draft, number: int) -> Base:
         """Carry out one instruction, or take what it made before."""
         site = self._site(base, draft, number)
+        expanded = self._expanded(instruction, draft.variables())
         try:
-            step = prepare(self._expanded(instruction, draft.variables()), site)
+            step = prepare(expanded, site)
         except DockerfileError as error:
             raise self._located(error, instruction) from None
-        cache_key = key(base.id, self._identity(step, draft))
+        cache_key = key(base.id, (str(base.config.platform), *self._identity(step, draft)))
         found = None if self.options.no_cache else self.cache.find(cache_key)
         if found is not None:
             self.out(" ---> Using cache\n")
@@ -275,12 +287,17 @@ class _Builder:
         except DockerfileError as error:
             raise self._located(error, instruction) from None
 
+    def _trigger(self, text: str) -> Instruction:
+        try:
+            return dockerfile.parse_trigger(text)
+        except DockerfileError as error:
+            raise DockerfileError(f"ONBUILD {text}, which the base image asks for: {error}") from None
+
     def _located(self, error: DockerfileError, instruction: Instruction) -> DockerfileError:
         """Add the line to an error that an instruction of this file, not of a base image's trigger, has met."""
         own = any(instruction.line is one.line for one in self.parsed.instructions)
         line = instruction.line.first if own else 0
-        name = os.path.basename(self.options.file)
-        return DockerfileError(dockerfile.located(str(error), self.options.dockerfile, line, name), line)
+        return DockerfileError(dockerfile.located(str(error), self.options.dockerfile, line, self.options.name), line)
 
 
 def _protected(text: str) -> str:

@@ -41,7 +41,7 @@ class Cmd(NamedTuple):
     @classmethod
     def parse(cls, line: Line) -> Self:
         values.flags(line)
-        return cls(line, CommandLine(*words.shell_or_json(line.rest, line.escape)))
+        return cls(line, CommandLine(*line.arguments()))
 
     def expanded(self, expander: Expander) -> Self:
         return self
@@ -62,7 +62,7 @@ class Entrypoint(NamedTuple):
     @classmethod
     def parse(cls, line: Line) -> Self:
         values.flags(line)
-        return cls(line, CommandLine(*words.shell_or_json(line.rest, line.escape)))
+        return cls(line, CommandLine(*line.arguments()))
 
     def expanded(self, expander: Expander) -> Self:
         return self
@@ -84,7 +84,7 @@ class Shell(NamedTuple):
     @classmethod
     def parse(cls, line: Line) -> Self:
         values.flags(line)
-        arguments = words.shell_or_json(line.rest, line.escape)
+        arguments = line.arguments()
         shell = at_least_one(line, arguments)
         if not arguments.json:
             raise DockerfileError("SHELL requires the arguments to be in JSON form")
@@ -112,7 +112,7 @@ class HealthCheck(NamedTuple):
 
     @classmethod
     def parse(cls, line: Line) -> Self:
-        arguments = words.health_check(line.rest, line.escape)
+        arguments = line.arguments()
         kind = at_least_one(line, arguments)[0].upper()
         command = CommandLine(arguments.words[1:], arguments.json)
         if kind == "NONE":
@@ -171,11 +171,13 @@ class OnBuild(NamedTuple):
         if not line.rest:
             raise DockerfileError("ONBUILD requires at least one argument")
         values.flags(line)
-        keyword = words.split_command(line.rest)[0].upper()
+        name, _, rest = words.split_command(line.rest)
+        keyword = name.upper()
         if keyword == "ONBUILD":
             raise DockerfileError("Chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed")
         if keyword in ("MAINTAINER", "FROM"):
             raise DockerfileError(f"{keyword} isn't allowed as an ONBUILD trigger")
+        words.arguments(keyword, rest, line.escape)  # what cannot be read is refused here, what is wrong when it runs
         documents = "".join(f"\n{document.content}{document.name}" for document in line.documents)
         return cls(line, re.sub(r"(?i)^\s*ONBUILD\s*", "", line.text) + documents)
 

@@ -36,13 +36,16 @@ class Arguments:
     """Which build arguments are visible where.
 
     `given` are those of `--build-arg`, `outside` those declared before the first FROM or known about the platform.
-    A stage sees only what it declares by ARG; a given value wins over the declared one.
+    A stage sees only what it declares by ARG, or what the stage it starts from has `declared`; a given value wins over
+    the declared one.
     """
 
-    def __init__(self, given: Mapping[str, str | None], outside: Mapping[str, str]) -> None:
+    def __init__(
+        self, given: Mapping[str, str | None], outside: Mapping[str, str], declared: Mapping[str, str | None] = {}
+    ) -> None:
         self.given = given
         self.outside = outside
-        self.declared: dict[str, str | None] = {}
+        self.declared = dict(declared)
         self.consumed: set[str] = set()
 
     def declare(self, name: str, default: str | None) -> None:

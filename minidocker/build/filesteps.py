@@ -38,7 +38,7 @@ class Run(NamedTuple):
             raise DockerfileError(
                 f"invalid network mode {words.quote(network)}: it must be one of {', '.join(NETWORKS)}"
             )
-        command = CommandLine(*words.shell_or_json(line.rest, line.escape))
+        command = CommandLine(*line.arguments())
         if command.exec_form and not command.parts:
             raise DockerfileError("no command specified")
         return cls(line, command, line.documents, "" if network == "default" else network)
@@ -96,7 +96,7 @@ class Sources(NamedTuple):
     @classmethod
     def parse(cls, line: Line) -> Self:
         """Read the sources and, last, the destination."""
-        found = words.list_or_json(line.rest, line.escape).words
+        found = line.arguments().words
         if len(found) < 2:
             problem = "requires at least two arguments, but only one was provided. Destination could not be determined"
             raise DockerfileError(f"{line.keyword} {problem}")

@@ -55,7 +55,7 @@ def exactly_one(line: Line) -> str:
 def pairs(line: Line) -> tuple[tuple[str, str], ...]:
     """Return the `key=value` pairs of ENV and LABEL."""
     values.flags(line)
-    flat = at_least_one(line, words.pairs(line.rest, line.escape, line.keyword))
+    flat = at_least_one(line, line.arguments())
     if not all(flat[::2]):
         raise DockerfileError(f"{line.keyword} names can not be blank")
     return tuple(zip(flat[::2], flat[1::2], strict=True))
@@ -72,7 +72,7 @@ class From(NamedTuple):
     @classmethod
     def parse(cls, line: Line) -> Self:
         platform = values.flags(line, "platform").get("platform", "")
-        base, *rest = words.blank_separated(line.rest, line.escape).words or ("",)
+        base, *rest = line.arguments().words or ("",)
         if len(rest) == 2 and rest[0].lower() == "as":
             name = rest[1].lower()
             if not re.fullmatch(r"[a-z][a-z0-9-_.]*", name):
@@ -104,7 +104,7 @@ class Arg(NamedTuple):
     @classmethod
     def parse(cls, line: Line) -> Self:
         declared: list[tuple[str, str | None]] = []
-        for word in at_least_one(line, words.quoted_words(line.rest, line.escape)):
+        for word in at_least_one(line, line.arguments()):
             name, equals, default = word.partition("=")
             if not name:
                 raise DockerfileError("ARG names can not be blank")
@@ -188,7 +188,7 @@ class Expose(NamedTuple):
 
     @classmethod
     def parse(cls, line: Line) -> Self:
-        ports = at_least_one(line, words.blank_separated(line.rest, line.escape))
+        ports = at_least_one(line, line.arguments())
         values.flags(line)
         return cls(line, tuple(sorted(ports)))
 
@@ -210,7 +210,7 @@ class Volume(NamedTuple):
 
     @classmethod
     def parse(cls, line: Line) -> Self:
-        paths = at_least_one(line, words.list_or_json(line.rest, line.escape))
+        paths = at_least_one(line, line.arguments())
         values.flags(line)
         return cls(line, tuple(paths))._checked()
 

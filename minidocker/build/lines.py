@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from minidocker.build import variables
-from minidocker.build.words import SPACES, json_array, split_command
+from minidocker.build.words import SPACES, Arguments, arguments, json_array, split_command
 from minidocker.errors import DockerfileError
 
 _DIRECTIVE = re.compile(rf"#[{SPACES}]*([a-zA-Z][a-zA-Z0-9]*)[{SPACES}]*=[{SPACES}]*(.+?)[{SPACES}]*$")
@@ -45,6 +45,10 @@ class Line(NamedTuple):
     rest: str
     escape: str
     documents: tuple[HereDocument, ...] = ()
+
+    def arguments(self) -> Arguments:
+        """Cut the rest into arguments. Raises DockerfileError."""
+        return arguments(self.keyword, self.rest, self.escape)
 
 
 class Lines(NamedTuple):

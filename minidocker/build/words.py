@@ -6,6 +6,7 @@ See: Dockerfile reference, Format.
 """
 
 import re
+from collections.abc import Callable
 from functools import cache
 from typing import NamedTuple
 
@@ -162,25 +163,15 @@ def health_check(text: str, escape: str) -> Arguments:
     return Arguments((match[1], *command.words), command.json)
 
 
-def environment(text: str, escape: str) -> Arguments:
-    """ENV: see `pairs`."""
-    return pairs(text, escape, "ENV")
-
-
-def labels(text: str, escape: str) -> Arguments:
-    """LABEL: see `pairs`."""
-    return pairs(text, escape, "LABEL")
-
-
-def pairs(text: str, escape: str, name: str) -> Arguments:
-    """Read `key=value …`, or the old form `key the whole rest`; return keys and values in turn."""
+def pairs(text: str, escape: str) -> Arguments:
+    """ENV, LABEL: `key=value …`, or the old form `key the whole rest`; keys and values in turn."""
     words = split_words(text, escape)
     if not words:
         return Arguments(())
     if "=" not in words[0]:
         old_form = _BLANKS.split(text, maxsplit=1)
         if len(old_form) < 2:
-            raise DockerfileError(f"{name} must have two arguments")
+            raise DockerfileError("must have two arguments")
         return Arguments(tuple(old_form))
     flat: list[str] = []
     for word in words:
@@ -189,3 +180,36 @@ def pairs(text: str, escape: str, name: str) -> Arguments:
             raise DockerfileError(f"Syntax error - can't find = in {quote(word)}. Must be of the form: name=value")
         flat += [key, value]
     return Arguments(tuple(flat))
+
+
+SHAPES: dict[str, Callable[[str, str], Arguments]] = {
+    "ADD": list_or_json,
+    "ARG": quoted_words,
+    "CMD": shell_or_json,
+    "COPY": list_or_json,
+    "ENTRYPOINT": shell_or_json,
+    "ENV": pairs,
+    "EXPOSE": blank_separated,
+    "FROM": blank_separated,
+    "HEALTHCHECK": health_check,
+    "LABEL": pairs,
+    "MAINTAINER": one_string,
+    "RUN": shell_or_json,
+    "SHELL": shell_or_json,
+    "STOPSIGNAL": one_string,
+    "USER": one_string,
+    "VOLUME": list_or_json,
+    "WORKDIR": one_string,
+}
+
+
+def arguments(keyword: str, text: str, escape: str) -> Arguments:
+    """Cut the text behind a keyword into the arguments of that instruction.
+
+    Raises DockerfileError for text that cannot be cut so.
+    """
+    try:
+        return SHAPES.get(keyword, one_string)(text, escape)
+    except DockerfileError as error:
+        message = str(error)
+        raise DockerfileError(f"{keyword} {message}" if message.startswith("must") else message) from None

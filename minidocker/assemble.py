@@ -26,6 +26,11 @@ def specify(container_id: str, image: ImageConfig, options: RunOptions, root: st
     Volumes without a name get a folder of their own below `root`. Raises: InvalidArgument, in docker's words.
     """
     config = image.config
+    processors = os.cpu_count() or 1
+    if options.cpus and not 0.01 <= options.cpus <= processors:
+        raise InvalidArgument(
+            f"range of CPUs is from 0.01 to {processors}.00, as there are only {processors} CPUs available"
+        )
     if options.network not in NETWORKS:
         raise InvalidArgument(f"network {options.network} not found: it is one of {', '.join(NETWORKS)}")
     if options.network == "host" and (options.ports or options.publish_all):

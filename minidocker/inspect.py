@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from minidocker.container.records import Container
 from minidocker.container.spec import Mount, Port
 from minidocker.errors import ImageNotFound, InvalidManifest
+from minidocker.linux import capabilities
 
 if TYPE_CHECKING:
     from minidocker.engine import Engine
@@ -76,6 +77,7 @@ def _host_config(container: Container) -> Json:
     spec = container.spec
     volumes = [mount for mount in spec.mounts if mount.kind == "bind" or mount.name]
     tmpfs = {mount.target: mount.options for mount in spec.mounts if mount.kind == "tmpfs"}
+    usual = spec.capabilities if spec.privileged else sorted(capabilities.DEFAULT)
     bindings: Json = {}
     for port in spec.ports:
         where = {"HostIp": _asked_address(port), "HostPort": str(port.host_port or "")}
@@ -90,8 +92,8 @@ def _host_config(container: Container) -> Json:
         "AutoRemove": spec.remove,
         "VolumeDriver": "",
         "VolumesFrom": None,
-        "CapAdd": None,
-        "CapDrop": None,
+        "CapAdd": [name for name in spec.capabilities if name not in usual] or None,
+        "CapDrop": [name for name in usual if name not in spec.capabilities] or None,
         "CgroupnsMode": "private",
         "Dns": [],
         "DnsOptions": [],
@@ -150,6 +152,7 @@ def _mount(mount: Mount) -> Json:
 def _config(engine: "Engine", container: Container) -> Json:
     spec = container.spec
     entrypoint, command = _entrypoint_and_command(engine, container)
+    own = (f"HOSTNAME={spec.hostname}", "TERM=xterm")  # what every container has, nobody's choice
     return {
         "Hostname": spec.hostname,
         "Domainname": "",
@@ -161,10 +164,10 @@ def _config(engine: "Engine", container: Container) -> Json:
         "Tty": spec.terminal,
         "OpenStdin": spec.open_stdin,
         "StdinOnce": False,
-        "Env": list(spec.env),
+        "Env": [variable for variable in spec.env if variable not in own],
         "Cmd": command,
         "Image": container.image,
-        "Volumes": {mount.target: {} for mount in spec.mounts if mount.kind == "volume"} or None,
+        "Volumes": {mount.target: {} for mount in spec.mounts if mount.kind == "volume" and not mount.name} or None,
         "WorkingDir": spec.workdir,
         "Entrypoint": entrypoint,
         "OnBuild": None,

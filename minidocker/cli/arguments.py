@@ -36,6 +36,13 @@ class Option(NamedTuple):
         """The option as messages show it: `-m, --memory`."""
         return f"-{self.short}, --{self.name}" if self.short else f"--{self.name}"
 
+    @property
+    def unsaid(self) -> Any:
+        """The value where the command line does not have the option."""
+        if self.kind == "list":
+            return []
+        return bool(self.default) if self.kind == "bool" else self.default
+
 
 class Settings(NamedTuple):
     """The options that stand before the command."""
@@ -104,7 +111,7 @@ def parse(argv: list[str], options: tuple[Option, ...], path: str, stops: bool) 
     """
     long = {option.name: option for option in options}
     short = {option.short: option for option in options if option.short}
-    values: dict[str, Any] = {option.name: [] if option.kind == "list" else option.default for option in options}
+    values: dict[str, Any] = {option.name: option.unsaid for option in options}
     words: list[str] = []
     rest = list(reversed(argv))
     while rest:

@@ -17,6 +17,8 @@ from minidocker.errors import StartError
 
 PARENT = "minidocker"
 CONTROLLERS = ("memory", "cpu", "cpuacct", "pids", "devices")
+# As much swap as memory, as docker gives: without a limit, a container would go on in swap. A kernel may not count it.
+_MEMORY_AND_SWAP = "memory.memsw.limit_in_bytes"
 _PERIOD = 100_000  # microseconds in which a container may use its share of the processors
 
 # The device nodes that docker's default container may use: kind, major:minor, and read/write/mknod.
@@ -29,10 +31,11 @@ DEVICE_RULES = (
 
 
 class Write(NamedTuple):
-    """One value written to one control file."""
+    """One value written to one control file; an `optional` one is not in every kernel."""
 
     path: str
     value: str
+    optional: bool = False
 
 
 class Plan(NamedTuple):
@@ -82,6 +85,7 @@ def _plan_v1(container_id: str, limits: Limits, places: dict[str, str], privileg
     writes: list[tuple[str, str, str]] = []
     if limits.memory:
         writes.append(("memory", "memory.limit_in_bytes", str(limits.memory)))
+        writes.append(("memory", _MEMORY_AND_SWAP, str(2 * limits.memory)))
     if limits.cpus:
         writes.append(("cpu", "cpu.cfs_period_us", str(_PERIOD)))
         writes.append(("cpu", "cpu.cfs_quota_us", str(int(limits.cpus * _PERIOD))))
@@ -96,7 +100,11 @@ def _plan_v1(container_id: str, limits: Limits, places: dict[str, str], privileg
     return Plan(
         1,
         tuple(dict.fromkeys(folders.values())),
-        tuple(Write(f"{folders[name]}/{file}", value) for name, file, value in writes if name in folders),
+        tuple(
+            Write(f"{folders[name]}/{file}", value, optional=file == _MEMORY_AND_SWAP)
+            for name, file, value in writes
+            if name in folders
+        ),
     )
 
 
@@ -107,6 +115,7 @@ def _plan_v2(container_id: str, limits: Limits, place: str) -> Plan:
     writes = [Write(f"{above}/cgroup.subtree_control", "+cpu +memory +pids") for above in (place, parent)]
     if limits.memory:
         writes.append(Write(f"{folder}/memory.max", str(limits.memory)))
+        writes.append(Write(f"{folder}/memory.swap.max", str(limits.memory), optional=True))
     if limits.cpus:
         writes.append(Write(f"{folder}/cpu.max", f"{int(limits.cpus * _PERIOD)} {_PERIOD}"))
     if limits.pids > 0:
@@ -125,6 +134,8 @@ def create(made: Plan) -> None:
         explain.step(f"mkdir({folder})", f"mkdir -p {folder}")
         os.makedirs(folder, exist_ok=True)
     for write in made.writes:
+        if write.optional and not os.path.exists(write.path):
+            continue
         explain.step(f"write({write.path}, {write.value!r})", f"echo {shlex.quote(write.value)} > {write.path}")
         with open(write.path, "w") as file:
             file.write(write.value)

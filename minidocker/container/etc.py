@@ -25,7 +25,8 @@ def hosts(address: str, hostname: str, extra: Iterable[str], gateway: str = "") 
         name, _, target = pair.partition(":")
         lines.append(f"{gateway if target == 'host-gateway' else target}\t{name}\n")
     if address:
-        lines.append(f"{address}\t{hostname}\n")
+        short = hostname.partition(".")[0]
+        lines.append(f"{address}\t{hostname}{f' {short}' if short != hostname else ''}\n")
     return HOSTS + "".join(lines)
 
 

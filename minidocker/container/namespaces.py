@@ -91,7 +91,7 @@ def be_born(spec: Spec, layout: rootfs.Layout, streams: Streams, parent: Parent)
     if spec.terminal:
         streams = open_terminal(parent, console=True)
     parent.wait_for_go()
-    take_over(spec, streams)
+    take_over(spec, streams, make_workdir=True)
 
 
 def join(spec: Spec, pidfd: int, streams: Streams, parent: Parent) -> None:
@@ -110,7 +110,7 @@ def join(spec: Spec, pidfd: int, streams: Streams, parent: Parent) -> None:
     if spec.terminal:
         streams = open_terminal(parent, console=False)
     parent.wait_for_go()
-    take_over(spec, streams)
+    take_over(spec, streams, make_workdir=False)
 
 
 def open_terminal(parent: Parent, console: bool) -> Streams:
@@ -137,14 +137,14 @@ def open_terminal(parent: Parent, console: bool) -> Streams:
     return Streams(slave, slave, slave)
 
 
-def take_over(spec: Spec, streams: Streams) -> None:
+def take_over(spec: Spec, streams: Streams, make_workdir: bool) -> None:
     """Become the program: its directory, streams, user, capabilities, environment; then execve(2)."""
     identity = security.identify(spec.user)
     connect_streams(streams, identity)
     os.umask(0o022)
     environment = dict(variable.partition("=")[::2] for variable in spec.env)
     environment.setdefault("HOME", identity.home)
-    enter_workdir(spec.workdir)
+    enter_workdir(spec.workdir, make_workdir)
     security.drop(identity, spec.capabilities, spec.no_new_privileges)
     # The kernel forgets this wish when credentials change: say it again.
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -159,14 +159,15 @@ def take_over(spec: Spec, streams: Streams) -> None:
         raise StartError(f'exec: "{spec.args[0]}": {(error.strerror or "failed").lower()}', exit_code=126) from error
 
 
-def enter_workdir(path: str) -> None:
-    """Go to the working directory, making it where the image has none.
+def enter_workdir(path: str, make: bool) -> None:
+    """Go to the working directory; `make` it where the image has none.
 
     It is reached by its path in the container's root and must lie there: a directory that is reached some other way,
     as through /proc/self/fd, has no path that begins with `/` (the class of CVE-2024-21626).
     """
     try:
-        os.makedirs(path, exist_ok=True)
+        if make:
+            os.makedirs(path, exist_ok=True)
         os.chdir(path)
     except OSError as error:
         raise StartError(

@@ -98,7 +98,8 @@ def plan(spec: Spec, container: str) -> list[Attach]:
         Attach("sysfs", "/sys", "sysfs", quiet | read_only),
     ]
     for name in ("resolv.conf", "hostname", "hosts"):
-        mounts.append(Attach(f"{container}/{name}", f"/etc/{name}", flags=MS_BIND, file=True))
+        flags = MS_BIND | (MS_RDONLY if spec.read_only else 0)
+        mounts.append(Attach(f"{container}/{name}", f"/etc/{name}", flags=flags, file=True))
     for mount in sorted(spec.mounts, key=lambda mount: mount.target.count("/")):
         mounts += user_mount(mount)
     return mounts
@@ -254,6 +255,8 @@ def _make_devices(root: int, all_of_the_hosts: bool) -> None:
         )
         os.mknod(name, mode, device, dir_fd=dev)
     for name, points_to in DEVICE_LINKS.items():
+        if name == "core" and not os.path.exists(points_to):
+            continue  # a kernel without it
         explain.step(f"symlink({points_to}, /dev/{name})", f"ln -s {points_to} dev/{name}")
         os.symlink(points_to, name, dir_fd=dev)
     os.umask(old_mask)

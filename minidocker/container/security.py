@@ -11,6 +11,8 @@ from minidocker import explain
 from minidocker.errors import StartError
 from minidocker.linux import capabilities, syscalls
 
+_LARGEST_ID = 2**31 - 1
+
 
 class Identity(NamedTuple):
     """Numbers that a `user[:group]` stands for, and the home directory that goes with it."""
@@ -47,7 +49,7 @@ def identify(user: str, passwd: str = "/etc/passwd", group: str = "/etc/group") 
     else:
         if name and not name.isdigit():
             raise StartError(f"unable to find user {name}: no matching entries in passwd file")
-        uid = int(name or 0)
+        uid = _number(name or "0")
     groups = [entry for entry in _entries(group, 4) if entry[2].isdigit()]
     if not group_name:
         return Identity(uid, gid, tuple(int(g[2]) for g in groups if login and login in g[3].split(",")), home)
@@ -56,7 +58,15 @@ def identify(user: str, passwd: str = "/etc/passwd", group: str = "/etc/group") 
             return Identity(uid, int(entry[2]), (), home)
     if not group_name.isdigit():
         raise StartError(f"unable to find group {group_name}: no matching entries in group file")
-    return Identity(uid, int(group_name), (), home)
+    return Identity(uid, _number(group_name), (), home)
+
+
+def _number(text: str) -> int:
+    """Read a user's or group's number. Raises: StartError, in docker's words, for one that no file can belong to."""
+    number = int(text)
+    if number > _LARGEST_ID:
+        raise StartError(f"uids and gids must be in range 0-{_LARGEST_ID}")
+    return number
 
 
 def drop(identity: Identity, keep: tuple[str, ...], no_new_privileges: bool) -> None:
@@ -67,8 +77,11 @@ def drop(identity: Identity, keep: tuple[str, ...], no_new_privileges: bool) -> 
     """
     bits = capabilities.bits(keep)
     capabilities.limit_bounding_set(bits)
-    explain.step(f"setgroups({list(identity.groups)})")
-    os.setgroups(identity.groups)
+    # Its own group is among the others, too: a process that takes another one must not lose what this one forbids it
+    # (CVE-2022-36109).
+    groups = tuple(dict.fromkeys((identity.gid, *identity.groups)))
+    explain.step(f"setgroups({list(groups)})")
+    os.setgroups(groups)
     explain.step(f"setresgid({identity.gid})", f"setpriv --regid {identity.gid}")
     os.setresgid(identity.gid, identity.gid, identity.gid)
     explain.step(f"setresuid({identity.uid})", f"setpriv --reuid {identity.uid}")

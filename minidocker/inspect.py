@@ -168,11 +168,11 @@ def _config(engine: "Engine", container: Container) -> Json:
         "Cmd": command,
         "Image": container.image,
         "Volumes": {mount.target: {} for mount in spec.mounts if mount.kind == "volume" and not mount.name} or None,
-        "WorkingDir": spec.workdir,
+        "WorkingDir": "" if spec.workdir == "/" else spec.workdir,
         "Entrypoint": entrypoint,
         "OnBuild": None,
         "Labels": dict(spec.labels),
-        "StopSignal": spec.stop_signal,
+        **({"StopSignal": spec.stop_signal} if spec.stop_signal != "SIGTERM" else {}),
     }
 
 

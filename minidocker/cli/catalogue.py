@@ -5,8 +5,6 @@ Only the module of the command that was typed is imported, so this list is all t
 
 from typing import NamedTuple
 
-VERSION = "0.1.0"
-
 
 class Entry(NamedTuple):
     """One command: `minidocker.cli.<module>.COMMANDS[name]` says what it accepts."""

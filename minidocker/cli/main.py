@@ -8,6 +8,7 @@ import os
 import sys
 from importlib import import_module
 
+from minidocker import __version__
 from minidocker.cli.arguments import (
     BAD_ARGUMENTS,
     Call,
@@ -22,7 +23,7 @@ from minidocker.cli.arguments import (
     options_text,
     parse,
 )
-from minidocker.cli.catalogue import ABSENT, ALIASES, COMMANDS, GROUPS, VERSION, members
+from minidocker.cli.catalogue import ABSENT, ALIASES, COMMANDS, GROUPS, members
 from minidocker.errors import BuildError, MinidockerError, NetworkError, StartError
 
 INTERRUPTED = 130
@@ -150,7 +151,7 @@ def _carry_out(path: str, argv: list[str], settings: Settings) -> int:
 
 
 def _print_version() -> int:
-    print(f"minidocker version {VERSION}")
+    print(f"minidocker version {__version__}")
     return 0
 
 

@@ -4,9 +4,9 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+from minidocker import __version__
 from minidocker.cli import human
 from minidocker.cli.arguments import Call, Command, Option
-from minidocker.cli.catalogue import VERSION
 from minidocker.cli.tables import render
 
 if TYPE_CHECKING:
@@ -25,11 +25,17 @@ def version(call: Call) -> int:
     """Print the version, and those of what minidocker stands on."""
     machine = os.uname()
     python = ".".join(map(str, sys.version_info[:3]))
-    facts = {"Version": VERSION, "Python": python, "Kernel": machine.release, "Os": "linux", "Arch": _architecture()}
+    facts = {
+        "Version": __version__,
+        "Python": python,
+        "Kernel": machine.release,
+        "Os": "linux",
+        "Arch": _architecture(),
+    }
     if call["format"]:
         sys.stdout.write(_filled(call["format"], {"Client": facts, "Server": facts, **facts}))
         return 0
-    print(f"minidocker:\n Version:   {VERSION}\n Python:    {python}\n Kernel:    {machine.release}")
+    print(f"minidocker:\n Version:   {__version__}\n Python:    {python}\n Kernel:    {machine.release}")
     print(f" OS/Arch:   linux/{_architecture()}")
     return 0
 
@@ -102,7 +108,7 @@ def _facts(call: Call) -> dict[str, Any]:
         "ContainersRunning": running,
         "ContainersStopped": len(containers) - running,
         "Images": len(engine.images.images()),
-        "ServerVersion": VERSION,
+        "ServerVersion": __version__,
         "Driver": "overlay2",
         "BackingFilesystem": machine.filesystem(engine.root),
         "LoggingDriver": "json-file",

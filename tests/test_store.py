@@ -164,9 +164,9 @@ def test_a_thousand_images_are_listed_fast(store: ImageStore) -> None:
                 "io.minidocker.created": "2024-01-01T00:00:00Z",
             }
             entries.append(image.manifest._replace(annotations=facts))
-    started = time.perf_counter()
+    started = time.process_time()  # not by the clock on the wall: other tests run beside
     assert len(store.images()) == 1001
-    assert time.perf_counter() - started < 0.5
+    assert time.process_time() - started < 0.5
 
 
 def test_entries_of_others_are_kept(store: ImageStore) -> None:

@@ -1,8 +1,10 @@
 """Builds, with RUN carried out by a simple chroot on an overlay."""
 
+import fcntl
 import os
 import tarfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from hashlib import sha256
 from http.server import HTTPServer, SimpleHTTPRequestHandler
@@ -10,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from buildbench import Bench, Chroot, bench, masked
-from minidocker.build.builder import RunStep, apply_changes
+from buildbench import Bench, Chroot, bench, leftovers, masked
+from minidocker.build.builder import BuildOptions, RunStep, apply_changes, build
+from minidocker.build.workspace import workspace
 from minidocker.errors import BuildError, DockerfileError, ImageNotFound, InvalidReference
 from minidocker.image.oci import ImageConfig
 
@@ -133,6 +136,8 @@ FAILING = [
     ("COPY --from=0 /x /x", "invalid from flag value 0: refers to current build stage"),
     ("FROM busybox\nCOPY --from=0 /nope /x", "COPY failed: stat nope: file does not exist"),
     ("FROM scratch", "No image was generated. Is your Dockerfile empty?"),
+    (f"ADD --checksum=sha256:{'0' * 64} a /x", "--checksum is for what is fetched, and a is not a URL"),
+    ("ADD https://example.org/a.git#main /x", "git repositories are not supported"),
     ("COPY circle /x", "too many symbolic links"),
 ]
 
@@ -182,6 +187,39 @@ def test_bases(bench: Bench) -> None:
     assert bench.pulls == [("nope:1", "", False)]
     bench.build("FROM --platform=linux/amd64 busybox\n", pull=True)
     assert bench.pulls[-1] == ("busybox", "linux/amd64", True)
+
+
+def test_a_stage_cannot_start_from_itself_or_from_a_later_one(bench: Bench) -> None:
+    for text in ("FROM a AS a\n", "FROM b AS a\nFROM busybox AS b\nFROM a\n"):
+        with pytest.raises(ImageNotFound):
+            bench.build(text)
+
+
+def test_what_killed_builds_left_goes_and_what_others_build_stays(bench: Bench) -> None:
+    folder = f"{bench.store.root}/build/tmp"
+    os.makedirs(f"{folder}/dead/1")
+    os.makedirs(f"{folder}/alive/1")
+    lock = os.open(f"{folder}/alive", os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    with workspace(folder) as own:
+        assert sorted(os.listdir(folder)) == sorted(["alive", os.path.basename(own.folder)])
+    os.close(lock)
+    with workspace(folder):
+        assert len(os.listdir(folder)) == 1
+
+
+def test_several_at_once(bench: Bench) -> None:
+    bench.write(a="1")
+    text = "FROM busybox\nENV a=1\nCOPY a /a\nWORKDIR /w\nLABEL x=y\n"
+
+    def one(number: int) -> str:
+        options = BuildOptions(text, tags=(f"t{number}",))
+        return build(bench.store, bench.context, options, lambda _: None, bench.run, bench.resolve)
+
+    with ThreadPoolExecutor(4) as pool:
+        ids = list(pool.map(one, range(8)))
+    assert [bench.store.get(f"t{number}").id for number in range(8)] == ids
+    assert leftovers(bench.store.root) == []
 
 
 def test_on_build(bench: Bench) -> None:

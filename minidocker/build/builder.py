@@ -233,7 +233,7 @@ class _Builder:
     def _site(self, base: Base, draft: Draft, number: int) -> Site:
         import secrets
 
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
         layers = base.config.diff_ids
         return Site(
             draft,

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable
 
 from minidocker.errors import ImageNotFound
+from minidocker.image.layout import replace_file
 from minidocker.image.store import Image, ImageStore
 
 
@@ -41,9 +42,6 @@ class Cache:
             return None
 
     def record(self, step: str, image: Image) -> None:
-        """Remember the image. Losing this to a crash costs a repeated step, so nothing is synced."""
+        """Remember the image."""
         os.makedirs(self.folder, exist_ok=True)
-        temporary = f"{self.folder}/{step}.{os.getpid()}.tmp"
-        with open(temporary, "w", encoding="ascii") as file:
-            file.write(image.id + "\n")
-        os.rename(temporary, f"{self.folder}/{step}")
+        replace_file(f"{self.folder}/{step}", f"{image.id}\n".encode())

@@ -123,6 +123,11 @@ def unpack_archive(path: str, folder: str) -> None:
         unpack(TarReader(decompressed(file)), folder, whiteouts=False)
 
 
+def is_git(source: str) -> bool:
+    """Say whether a source is a git repository, which BuildKit would clone."""
+    return re.match(r"git@|git://|https?://[^#]*\.git(#|$)", source) is not None
+
+
 def is_url(source: str) -> bool:
     """Say whether ADD has to fetch a source."""
     return source.startswith(("http://", "https://"))

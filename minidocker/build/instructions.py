@@ -46,9 +46,9 @@ def at_least_one(line: Line, arguments: words.Arguments) -> tuple[str, ...]:
 
 def exactly_one(line: Line) -> str:
     """Return the argument of an instruction that takes the whole rest of its line as one."""
-    values.flags(line)
     if not line.rest:
         raise DockerfileError(f"{line.keyword} requires exactly one argument")
+    values.flags(line)
     return line.rest
 
 

@@ -179,9 +179,13 @@ def _find(instruction: Copy | Add, site: Site, keyword: str) -> tuple[list[Sourc
     found = [Source(one.name, Tree(()), content=one.text) for one in instruction.sources.documents]
     archives: list[Source] = []
     for path in instruction.sources.paths:
+        if isinstance(instruction, Add) and sources.is_git(path):
+            raise BuildError(f"ADD failed: git repositories are not supported: clone {path} into the context instead")
         if isinstance(instruction, Add) and sources.is_url(path):
             found.append(_fetch(path, instruction, site))
             continue
+        if isinstance(instruction, Add) and instruction.checksum:
+            raise BuildError(f"ADD failed: --checksum is for what is fetched, and {path} is not a URL")
         for source in sources.find(tree, path, keyword, in_context=not origin):
             real = source.tree.real(source.path) or ""
             is_file = isinstance(instruction, Add) and stat.S_ISREG(os.lstat(real).st_mode)

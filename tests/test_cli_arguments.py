@@ -188,7 +188,7 @@ def test_a_command_that_needs_root_says_so_before_anything_else(monkeypatch: Any
 @pytest.mark.parametrize(
     ("error", "code", "message"),
     [
-        (KeyboardInterrupt(), 130, "\n"),
+        (KeyboardInterrupt(), 130, ""),
         (BrokenPipeError(), 1, ""),
         (OSError(28, "No space left on device", "/x"), 1, "Error: no space left on device: "),
         (ZeroDivisionError("oops"), 1, "Error: ZeroDivisionError: oops\nThis is a bug in minidocker. "),

@@ -226,10 +226,10 @@ def test_a_build_from_a_folder_a_pipe_and_an_archive(minidocker: Minidocker, bus
 @pytest.mark.parametrize(
     ("line", "code", "error"),
     [
-        ("build /no/such", 1, 'Error: unable to prepare context: path "/no/such" not found'),
-        ("build /dev", 1, "Error: unable to prepare context: unable to evaluate symlinks in Dockerfile path: lstat"),
+        ("build /no/such", 1, 'unable to prepare context: path "/no/such" not found'),
+        ("build /dev", 1, "unable to prepare context: unable to evaluate symlinks in Dockerfile path: lstat"),
         ("build -f - -", 1, "Error: invalid argument: can't use stdin for both build context and dockerfile"),
-        ("build https://example.org/x.git", 1, "Error: unable to prepare context: https://example.org/x.git: only"),
+        ("build https://example.org/x.git", 1, "unable to prepare context: https://example.org/x.git: only"),
     ],
 )
 def test_builds_that_cannot_begin(line: str, code: int, error: str, minidocker: Minidocker) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from minidocker.cli import human, images, listing, progress, tables
+from minidocker.cli.explaining import layout
 from minidocker.cli.template import Template
 from minidocker.container.records import Container, State
 from minidocker.container.spec import Port, Spec
@@ -275,3 +276,13 @@ def test_the_line_of_a_layer(news: Progress, width: int, text: str) -> None:
     found = progress.line(news, width)
     assert found == text
     assert len(found) < max(width, 44)
+
+
+def test_a_step_is_laid_out_in_two_columns() -> None:
+    assert layout("sethostname(web)", "hostname web") == f"{'sethostname(web)':62}  # hostname web"
+    kernel = f"mkdir(/sys/fs/cgroup/memory/minidocker/{'5c6d86adfd2e' + '0' * 52})"
+    assert layout(kernel, f"mkdir /sys/{'5c6d86adfd2e' + '0' * 52}/x") == (
+        f"{'mkdir(/sys/fs/cgroup/memory/minidocker/5c6d86adfd2e…)':62}  # mkdir /sys/5c6d86adfd2e*/x"
+    )
+    assert layout("mount(" + "x" * 80 + ")", "mount …").count("\n    # mount …") == 1
+    assert layout("GET /v2/", "") == "GET /v2/"

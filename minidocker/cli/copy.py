@@ -81,6 +81,7 @@ def place(source: str, is_folder: bool, target: str, target_kind: str) -> Place:
 def _copy_out(engine: "Engine", container: Container, source: str, target: str, call: Call) -> None:
     from minidocker.engine import copy_out
     from minidocker.image.unpack import unpack
+    from minidocker.linux import userns
 
     member = _first_member(engine, container, source)
     links = 0
@@ -98,8 +99,9 @@ def _copy_out(engine: "Engine", container: Container, source: str, target: str, 
     to = place(source, member.isdir(), target, kind)
     if not os.path.isdir(to.folder):
         raise InvalidArgument(f'invalid output path: directory "{to.folder}" does not exist')
+    powers = userns.powers() if call["archive"] else userns.NONE
     with flowing(lambda out: copy_out(engine, container, source, out)) as archive:
-        unpack(renaming_reader(archive, to.name), to.folder, whiteouts=False, privileged=call["archive"])
+        unpack(renaming_reader(archive, to.name), to.folder, whiteouts=False, powers=powers)
 
 
 def _first_member(engine: "Engine", container: Container, path: str) -> "tarfile.TarInfo":

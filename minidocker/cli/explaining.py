@@ -1,11 +1,16 @@
-"""What `--explain` prints: each step on standard error, the kernel's view on the left, the shell line on the right."""
+"""What `--explain` prints: each step on standard error, the kernel's view first, then the shell line that does the same.
+
+Side by side where both fit, else the shell line below. Ids are cut to the twelve digits by which people know them.
+"""
 
 import os
+import re
 import sys
 
 from minidocker import explain
 
 _LEFT = 62
+_ID = re.compile("([0-9a-f]{12})[0-9a-f]{52}")
 
 
 def start() -> None:
@@ -14,12 +19,16 @@ def start() -> None:
 
 
 def show(kernel: str, shell: str) -> None:
-    """Print one step; what does not fit beside the other goes on a line of its own."""
-    if not shell:
-        line = kernel
-    elif len(kernel) <= _LEFT:
-        line = f"{kernel:{_LEFT}}  # {shell}"
-    else:
-        line = f"{kernel}\n{'':{_LEFT}}  # {shell}"
+    """Print one step."""
     colour = sys.stderr.isatty() and "NO_COLOR" not in os.environ
-    print(f"\033[2m{line}\033[0m" if colour else line, file=sys.stderr, flush=True)
+    text = layout(kernel, shell)
+    print(f"\033[2m{text}\033[0m" if colour else text, file=sys.stderr, flush=True)
+
+
+def layout(kernel: str, shell: str) -> str:
+    """Return the text of one step. Pure."""
+    kernel = _ID.sub(r"\1…", kernel)
+    shell = _ID.sub(r"\1*", shell)  # which a shell completes to the whole id, where it names a file
+    if not shell:
+        return kernel
+    return f"{kernel:{_LEFT}}  # {shell}" if len(kernel) <= _LEFT else f"{kernel}\n    # {shell}"

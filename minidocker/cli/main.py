@@ -81,7 +81,8 @@ def main(argv: list[str]) -> int:
         print(error, file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print(file=sys.stderr)
+        if sys.stderr.isatty():
+            print(file=sys.stderr)  # so that the shell's prompt does not stand behind ^C
         return INTERRUPTED
     except BrokenPipeError:
         return FAILED
@@ -132,6 +133,17 @@ def _command(path: str) -> tuple[Command, str]:
     return command, summary
 
 
+def _without_root(command: Command, settings: Settings) -> Settings:
+    """Use an ordinary user's own folders and, for what root has to do, the user namespace in which the user is root."""
+    from minidocker.container import rootless
+
+    root = settings.root or os.environ.get("MINIDOCKER_ROOT") or rootless.default_root()
+    run = settings.run or os.environ.get("MINIDOCKER_RUN") or rootless.default_run()
+    if command.root:
+        rootless.enter(run, lambda line: print(f"minidocker: {line}", file=sys.stderr))
+    return settings._replace(root=root, run=run)
+
+
 def _carry_out(path: str, argv: list[str], settings: Settings) -> int:
     """Parse the command's own part of the line and run it."""
     command, summary = _command(path)
@@ -141,12 +153,12 @@ def _carry_out(path: str, argv: list[str], settings: Settings) -> int:
         print(help_text(path, command, summary))
         return 0
     check_words(words, command, path, summary)
-    if command.root and os.geteuid() != 0:
-        raise PermissionError(1, f"minidocker needs root for '{path}': run it with sudo")
     if settings.explain:
         from minidocker.cli import explaining
 
         explaining.start()
+    if os.geteuid() != 0:
+        settings = _without_root(command, settings)
     return command.run(Call(path, settings, words, values))
 
 
@@ -197,7 +209,8 @@ def _report(error: Exception, path: str) -> int:
 
         traceback.print_exc()
     running = ALIASES.get(path, path) == "run"
-    print(f"{'minidocker' if running else 'Error'}: {explanation(error)}", file=sys.stderr)
+    prefix = "" if isinstance(error, BuildError) else ("minidocker: " if running else "Error: ")
+    print(f"{prefix}{explanation(error)}", file=sys.stderr)
     if running and isinstance(error, MinidockerError) and not isinstance(error, StartError | NetworkError):
         print("See 'minidocker run --help'.", file=sys.stderr)
     if isinstance(error, StartError) and ALIASES.get(path, path) in ("run", "exec"):

@@ -145,7 +145,8 @@ def raw_mode(fd: int) -> Iterator[None]:
         tty.setraw(fd, termios.TCSADRAIN)  # not the default, which would throw away what was typed already
         yield
     finally:
-        termios.tcsetattr(fd, termios.TCSADRAIN, before)
+        with contextlib.suppress(termios.error):  # the terminal may be gone
+            termios.tcsetattr(fd, termios.TCSADRAIN, before)
 
 
 @contextlib.contextmanager

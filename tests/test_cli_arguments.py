@@ -178,13 +178,6 @@ def test_every_option_is_dockers(path: str) -> None:
     assert ours.items() <= known.items()
 
 
-def test_a_command_that_needs_root_says_so_before_anything_else(monkeypatch: Any, capsys: Any) -> None:
-    monkeypatch.setattr("os.geteuid", lambda: 1000)
-    assert main.main(["run", "busybox"]) == 125
-    assert "minidocker needs root for 'run': run it with sudo" in capsys.readouterr().err
-    assert main.main(["stop", "web"]) == 1
-
-
 @pytest.mark.parametrize(
     ("error", "code", "message"),
     [

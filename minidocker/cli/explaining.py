@@ -1,4 +1,4 @@
-"""What `--explain` prints: each step on standard error, the kernel's view first, then the shell line that does the same.
+"""What `--explain` prints: each step on standard error, the kernel's view, and the shell line that does the same.
 
 Side by side where both fit, else the shell line below. Ids are cut to the twelve digits by which people know them.
 """

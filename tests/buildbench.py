@@ -15,8 +15,7 @@ from minidocker.image.layers import write_layer
 from minidocker.image.oci import CONFIG, MANIFEST, Descriptor, ImageConfig, Manifest, digest_of
 from minidocker.image.store import Image, ImageStore
 
-APPLETS = ("sh", "ls", "cat", "mkdir", "echo", "false", "true", "touch", "stat", "find", "chown", "chmod", "ln", "rm")
-APPLETS += ("env", "id", "pwd", "sort", "tr", "sleep", "printf")
+APPLETS = "sh ls cat mkdir echo false true touch stat find chown chmod ln rm env id pwd sort tr sleep printf".split()
 
 
 class Chroot:

@@ -2,6 +2,7 @@
 
 import os
 import stat
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -225,7 +226,7 @@ def test_digest_goes_by_content(folder: Folder) -> None:
     os.utime(f"{folder.path}/a", (1, 1))
     os.utime(f"{folder.path}/d", (1, 1))
     assert digest() in seen
-    for change in (
+    changes: list[Callable[[], object]] = [
         lambda: folder.file("a", "2"),
         lambda: os.chmod(f"{folder.path}/a", 0o600),
         lambda: os.chmod(f"{folder.path}/d", 0o700),
@@ -233,7 +234,8 @@ def test_digest_goes_by_content(folder: Folder) -> None:
         lambda: folder.link("l", "x"),
         lambda: folder.file("empty/f"),
         lambda: os.mkfifo(f"{folder.path}/fifo"),
-    ):
+    ]
+    for change in changes:
         change()
         assert digest() not in seen
         seen.add(digest())

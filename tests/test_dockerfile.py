@@ -38,8 +38,8 @@ def dump(dockerfile: Dockerfile) -> str:
     """Write what was understood, one instruction a line."""
     out = [f"escape {dockerfile.escape}", *(f"warning {text}" for text in dockerfile.warnings)]
     for one in dockerfile.instructions:
-        _, *fields = one  # type: ignore[misc]
-        shown = " ".join(f"{name}={value!r}" for name, value in zip(one._fields[1:], fields, strict=True))  # type: ignore[attr-defined]
+        fields: dict[str, Any] = one._asdict()  # type: ignore[attr-defined]
+        shown = " ".join(f"{name}={value!r}" for name, value in fields.items() if name != "line")
         out.append(f"{one.line.first}-{one.line.last} {type(one).__name__} {shown}")
     return "\n".join(out) + "\n"
 
@@ -199,8 +199,7 @@ def runnable(path: str) -> bool:
 METADATA = [path for path in GOOD if runnable(path)]
 # An ENV before an ARG of its name wins by the documentation; 20.10's BuildKit let the ARG win.
 BUILDS = [(path, "0") for path in METADATA] + [(path, "1") for path in METADATA if "env-hides-arg" not in path]
-FIELDS = ("Env", "Cmd", "Entrypoint", "Labels", "ExposedPorts", "Volumes", "User", "WorkingDir", "StopSignal")
-FIELDS += ("Healthcheck", "Shell", "OnBuild")
+FIELDS = "Env Cmd Entrypoint Labels ExposedPorts Volumes User WorkingDir StopSignal Healthcheck Shell OnBuild".split()
 
 
 @pytest.mark.peers

@@ -2,7 +2,6 @@
 
 import os
 import tarfile
-from io import BytesIO
 
 import pytest
 from hypothesis import given, settings
@@ -158,7 +157,7 @@ def test_agrees_with_docker(docker: Docker, tmp_path: os.PathLike[str], monkeypa
             docker.run("export", "-o", f"{context}/../exported.tar", "ignore-test")
         finally:
             docker.run("rm", "ignore-test")
-        with open(f"{context}/../exported.tar", "rb") as file, tarfile.open(fileobj=BytesIO(file.read())) as tar:
+        with tarfile.open(f"{context}/../exported.tar") as tar:
             theirs = {member.name.removeprefix("./") for member in tar if member.isfile()} & set(TREE)
         parsed = ignore.parse(rules)
         assert {path for path in TREE if not parsed.excludes(path)} == theirs, rules

@@ -96,7 +96,7 @@ def test_several_names_are_each_tried(minidocker: Minidocker, web: str) -> None:
         ("rename web web", 1, "Error: Renaming a container with the same name as its current name"),
         ("rename web *", 1, "Error: Invalid container name (*)"),
         ("port web 99", 1, "Error: No public port '99/tcp' published for web"),
-        ("exec web no-such", 127, 'Error: exec: "no-such": executable file not found in $PATH'),
+        ("exec web no-such", 126, 'Error: exec: "no-such": executable file not found in $PATH'),
         ("exec -it web sh", 1, "the input device is not a TTY"),
         ("run -it busybox", 1, "the input device is not a TTY"),
         ("run --name web busybox", 125, 'minidocker: Conflict. The container name "/web" is already in use'),

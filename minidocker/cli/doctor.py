@@ -192,7 +192,7 @@ def _embedded(root: str) -> Finding:
 
 def _others() -> Finding:
     found = machine.other_engines()
-    return Finding("other engines", True, f"{', '.join(found)} runs beside; left alone" if found else "none running")
+    return Finding("other engines", True, f"{', '.join(found)}: left alone" if found else "none running")
 
 
 COMMANDS: dict[str, Command] = {"doctor": Command(doctor, root=False)}

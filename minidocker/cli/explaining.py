@@ -22,7 +22,10 @@ def show(kernel: str, shell: str) -> None:
     """Print one step."""
     colour = sys.stderr.isatty() and "NO_COLOR" not in os.environ
     text = layout(kernel, shell)
-    print(f"\033[2m{text}\033[0m" if colour else text, file=sys.stderr, flush=True)
+    try:
+        print(f"\033[2m{text}\033[0m" if colour else text, file=sys.stderr, flush=True)
+    except OSError:  # nobody reads any more: the steps go on all the same
+        explain.listen(None)
 
 
 def layout(kernel: str, shell: str) -> str:

@@ -28,6 +28,7 @@ from minidocker.errors import BuildError, MinidockerError, NetworkError, StartEr
 
 INTERRUPTED = 130
 FAILED = 1
+NOT_EXECUTED = 126  # docker's one code for all that `exec` cannot run
 
 OPTIONS = (
     Option(
@@ -213,8 +214,10 @@ def _report(error: Exception, path: str) -> int:
     print(f"{prefix}{explanation(error)}", file=sys.stderr)
     if running and isinstance(error, MinidockerError) and not isinstance(error, StartError | NetworkError):
         print("See 'minidocker run --help'.", file=sys.stderr)
-    if isinstance(error, StartError) and ALIASES.get(path, path) in ("run", "exec"):
+    if isinstance(error, StartError) and running:
         return error.exit_code
+    if isinstance(error, StartError) and ALIASES.get(path, path) == "exec":
+        return NOT_EXECUTED
     if isinstance(error, BuildError):
         return error.exit_code
     return 125 if running else FAILED
@@ -229,8 +232,9 @@ def explanation(error: Exception) -> str:
     if isinstance(error, OSError):
         text = str(error.strerror if error.strerror and not error.filename else error)
         if error.errno == errno.ENOSPC:
+            where = f" for {error.filename}" if error.filename else ""
             return (
-                f"no space left on device: {text}: see 'minidocker system df', free some with 'minidocker system prune'"
+                f"no space left on device{where}: see 'minidocker system df', free some with 'minidocker system prune'"
             )
         if error.errno in (errno.EACCES, errno.EPERM) and os.geteuid() != 0 and "sudo" not in text:
             return f"{text}: minidocker needs root: run it with sudo"

@@ -183,7 +183,7 @@ def test_every_option_is_dockers(path: str) -> None:
     [
         (KeyboardInterrupt(), 130, ""),
         (BrokenPipeError(), 1, ""),
-        (OSError(28, "No space left on device", "/x"), 1, "Error: no space left on device: "),
+        (OSError(28, "No space left on device", "/x"), 1, "Error: no space left on device for /x: "),
         (ZeroDivisionError("oops"), 1, "Error: ZeroDivisionError: oops\nThis is a bug in minidocker. "),
         (
             FileNotFoundError(2, "No such file or directory", "a"),

@@ -39,7 +39,8 @@ def stop_servers() -> None:
     """End the registries that were started with this project's command."""
     for name in filter(str.isdigit, os.listdir("/proc")):
         words = read(f"/proc/{name}/cmdline").split("\0")
-        if words[:2] == [sys.executable, COMMAND] and "registry" in words and "serve" in words:
+        ours = words[0] == sys.executable and os.path.basename("".join(words[1:2])) == "minidocker"
+        if ours and "registry" in words and "serve" in words:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(name), signal.SIGTERM)
 

@@ -7,6 +7,7 @@ Used after each test, where anything found is a failure, and by `make clean`.
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -91,8 +92,13 @@ class Leaks:
 
     def _links(self) -> list[str]:
         """Return the bridge and the cables that end at it."""
-        bridge = f"/sys/class/net/{self.network.bridge}"
-        return [*os.listdir(f"{bridge}/brif"), self.network.bridge] if os.path.exists(bridge) else []
+        bridge = self.network.bridge
+        if bridge not in (name for _, name in socket.if_nameindex()):
+            return []
+        cables = subprocess.run(
+            ["ip", "-o", "link", "show", "master", bridge], capture_output=True, text=True, check=False
+        )
+        return [*(line.split()[1].split("@")[0].rstrip(":") for line in cables.stdout.splitlines()), bridge]
 
     def _tables(self) -> list[str]:
         """Return the nftables table if it is there."""

@@ -92,7 +92,7 @@ OPTIONS = (
     Row("-u :100", words="id"),
     Row("--entrypoint echo", words="a 'b c'"),
     Row("--entrypoint ''", words="echo x"),
-    Row("-e A=b -e FROM_HERE -e NOT_HERE -e C= -e PATH=/bin -e HOSTNAME=h", words="env"),
+    Row("-e A=b -e FROM_HERE -e NOT_HERE -e C= -e PATH=/bin -e HOSTNAME=h", "env | sort"),
     Row("--env-file FILES/variables -e B=3", "env | sort"),
     Row("--add-host a:1.2.3.4 --add-host b:::1", "head -n -1 /etc/hosts"),
     Row("--tmpfs /x --tmpfs /y:size=64k,mode=700,exec", "grep -E ' /(x|y) ' /proc/mounts; ls -ld /x /y | cut -c1-30"),
@@ -225,8 +225,9 @@ OPTIONS_OF_A_LIFE = (
     "--cpus 0.5 --pids-limit 20 --cap-add NET_ADMIN --cap-drop CHOWN --add-host q:1.1.1.1 --stop-signal INT --init"
 )
 PROGRAM = (
-    "echo out; sleep 0.1; echo err >&2; sleep 0.1; printf tail; mkdir /d; echo 1 >/d/f; rm -r /home; echo x >>/etc/passwd; rm /etc/shadow;"
-    "chmod 700 /var; mkdir /home; mkfifo /tmp/p; ln -s a /tmp/l; ln /etc/group /tmp/g; sleep 1000"
+    "echo out; sleep 0.1; echo err >&2; sleep 0.1; printf tail; mkdir /d; echo 1 >/d/f; rm -r /home; mkdir /home;"
+    "echo x >>/etc/passwd; rm /etc/shadow; chmod 700 /var; mkfifo /tmp/p; ln -s a /tmp/l; ln /etc/group /tmp/g;"
+    "sleep 1000"
 )
 RUNNING = (
     ("ps --filter name=NAME", 0),
@@ -333,7 +334,7 @@ def told(both: Both, words: str, name: str, exit_code: int) -> list[str]:
         if argv[0] in ("ps", "history"):
             texts = [re.sub("About a minute|\\d+ (second|minute)s?|Less than a second", "<a while>", t) for t in texts]
             texts = [re.sub(" {2,}|\\d+B", "  ", text) for text in texts]  # the widths follow the words
-        found += difference(*texts, stream)
+        found += difference(texts[0], texts[1], stream)
     return [f"{words}: {line}" for line in found]
 
 

@@ -188,7 +188,7 @@ def test_every_option_is_dockers(path: str) -> None:
         (
             FileNotFoundError(2, "No such file or directory", "a"),
             1,
-            "Error: [Errno 2] No such file or directory: 'a'\n",
+            "Error: a: no such file or directory\n",
         ),
     ],
 )

@@ -230,7 +230,9 @@ def explanation(error: Exception) -> str:
     if isinstance(error, MinidockerError):
         return str(error)
     if isinstance(error, OSError):
-        text = str(error.strerror if error.strerror and not error.filename else error)
+        text = error.strerror or str(error)
+        if error.filename:
+            text = f"{os.fsdecode(error.filename)}: {text.lower()}"
         if error.errno == errno.ENOSPC:
             where = f" for {error.filename}" if error.filename else ""
             return (

@@ -47,6 +47,8 @@ def writing(path: str) -> Iterator[BinaryIO]:
         with open(path, "wb") as out:  # a device or a pipe cannot be replaced
             yield out
         return
+    if not os.path.isdir(os.path.dirname(path) or "."):
+        raise FileNotFoundError(f'invalid output path: directory "{os.path.dirname(path)}" does not exist')
     temporary = f"{path}.{os.getpid()}.tmp"
     try:
         with open(temporary, "xb") as out:

@@ -89,6 +89,7 @@ def debian_tree(work: str) -> str:
     sources = apt_sources()
     mirror = sources[0].split()[1]
     os.makedirs(f"{work}/packages", exist_ok=True)
+    _unmount_below(tree)
     shutil.rmtree(tree, ignore_errors=True)
     certificates = ["--include=ca-certificates"] if mirror.startswith("https") else []
     run = subprocess.run(
@@ -101,6 +102,7 @@ def debian_tree(work: str) -> str:
     )
     if run.returncode:
         sys.exit(f"debootstrap: exit code {run.returncode}\n{run.stdout[-3000:]}{run.stderr[-3000:]}")
+    _unmount_below(tree)
     for folder in ("var/cache/apt", "var/lib/apt/lists", "var/log", "tmp", "run"):
         _empty(f"{tree}/{folder}")
     for folder in ("var/cache/apt/archives/partial", "var/lib/apt/lists/partial", "run/lock"):
@@ -149,6 +151,14 @@ def proxies() -> dict[str, str]:
         if name in ("Acquire::http::Proxy", "Acquire::https::Proxy"):
             found[f"{name.split('::')[1]}_proxy"] = value.strip('"')
     return found
+
+
+def _unmount_below(tree: str) -> None:
+    """Undo the mounts of a bootstrap that was killed: what is below them is this machine's own /proc and /sys."""
+    with open("/proc/self/mountinfo") as mounts:
+        targets = [line.split()[4] for line in mounts]
+    for target in reversed([target for target in targets if target.startswith(f"{tree}/")]):
+        subprocess.run(["umount", target], check=True)
 
 
 def _write(path: str, text: str, mode: int = 0o644) -> None:

@@ -597,7 +597,7 @@ def test_more_layers_than_mount_options_hold(home: Engine) -> None:
 
 def test_explain_tells_what_is_done(minidocker: Minidocker, busybox_image: str) -> None:
     told = minidocker("--explain", "run", "--rm", "busybox", "true").stderr
-    order = ["unshare(CLONE_NEWPID)", "CLONE_NEWNS|CLONE_NEWUTS|CLONE_NEWIPC|CLONE_NEWNET", "type=overlay",
+    order = ["clone(CLONE_NEWPID|SIGCHLD)", "CLONE_NEWNS|CLONE_NEWUTS|CLONE_NEWIPC|CLONE_NEWNET", "type=overlay",
              "type=proc", "pivot_root(., .)", "umount2(., MNT_DETACH)", "capset(", "execve("]  # fmt: skip
     assert [told.index(step) for step in order] == sorted(told.index(step) for step in order)
     for shell in ("unshare --mount", "mount -t overlay", "ip link add", "cgroup.procs", "hostname "):

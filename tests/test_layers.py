@@ -20,6 +20,7 @@ from minidocker.errors import UnsafeLayer
 from minidocker.image.layers import TarReader, decompressed, pack, pack_path, unpack, write_layer
 from minidocker.image.layout import Layout
 from minidocker.image.oci import digest_of
+from minidocker.linux import userns
 from trees import CAPABILITY, LONG, make_everything, snapshot
 
 ROOT = os.geteuid() == 0
@@ -45,7 +46,7 @@ def nothing_outside(tmp_path: Path) -> Iterator[None]:
 
 def put(data: bytes, folder: str, **how: Any) -> int:
     reader = TarReader(decompressed(io.BytesIO(data)))
-    size = unpack(reader, folder, privileged=ROOT, **how)
+    size = unpack(reader, folder, **how)
     if data.startswith(b"\x1f\x8b") is False and not data.startswith((b"BZh", b"\xfd7z", b"\x28\xb5")):
         assert reader.finish() == digest_of(data)
     return size
@@ -219,7 +220,7 @@ COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
 @pytest.mark.parametrize("kind", COMPRESSORS)
 def test_every_compression(folder: str, kind: str) -> None:
     reader = TarReader(decompressed(io.BytesIO(COMPRESSORS[kind](WHOLE))))
-    unpack(reader, folder, privileged=ROOT)
+    unpack(reader, folder)
     assert reader.finish() == digest_of(WHOLE)
     two = COMPRESSORS[kind](WHOLE[:3000]) + COMPRESSORS[kind](WHOLE[3000:])
     assert b"".join(decompressed(io.BytesIO(two))) == WHOLE
@@ -280,7 +281,7 @@ def test_without_privileges_owners_and_devices_are_left_out(folder: str) -> None
         member("implied/folder/file", b"zz"),
     )
     reader = TarReader(decompressed(io.BytesIO(archive)))
-    assert unpack(reader, folder, privileged=False) == 4
+    assert unpack(reader, folder, powers=userns.NONE) == 4
     status = os.stat(f"{folder}/x")
     assert (status.st_uid, stat.S_IMODE(status.st_mode)) == (os.geteuid(), 0o4755)
     assert sorted(os.listdir(folder)) == ["closed", "implied", "x"]

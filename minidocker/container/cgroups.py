@@ -49,7 +49,7 @@ class Plan(NamedTuple):
 def mounted() -> dict[str, str]:
     """Return where each hierarchy is mounted: by controller for version 1, under the name `unified` for version 2.
 
-    See: proc_pid_mountinfo(5).
+    One that this user may not write to is left out. See: proc_pid_mountinfo(5).
     """
     places: dict[str, str] = {}
     with open("/proc/self/mountinfo") as mountinfo:
@@ -63,7 +63,7 @@ def mounted() -> dict[str, str]:
                 for controller in options.strip().split(","):
                     if controller in CONTROLLERS:
                         places.setdefault(controller, target)
-    return places
+    return {controller: place for controller, place in places.items() if os.access(place, os.W_OK)}
 
 
 def plan(container_id: str, limits: Limits, places: dict[str, str], privileged: bool = False) -> Plan:
@@ -76,7 +76,9 @@ def plan(container_id: str, limits: Limits, places: dict[str, str], privileged: 
     if "unified" in places:
         return _plan_v2(container_id, limits, places["unified"])
     if limits != Limits():
-        raise StartError("cannot limit the container: no cgroups are mounted; see 'minidocker doctor'")
+        raise StartError(
+            "cannot limit the container: there are no cgroups that this user may write to; see 'minidocker doctor'"
+        )
     return Plan(0, (), ())
 
 

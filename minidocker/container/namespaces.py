@@ -22,7 +22,6 @@ from minidocker.linux.syscalls import (
     CLONE_NEWIPC,
     CLONE_NEWNET,
     CLONE_NEWNS,
-    CLONE_NEWPID,
     CLONE_NEWUTS,
 )
 
@@ -44,24 +43,6 @@ class Streams(NamedTuple):
     stdin: int = -1
     stdout: int = -1
     stderr: int = -1
-
-
-def fork_into_pid_namespace(namespace: int = -1) -> int:
-    """Fork a child into a new pid namespace, or into the one that `namespace` (a pidfd) is in; return as os.fork.
-
-    unshare(2) and setns(2) with CLONE_NEWPID do not move the caller, only the children it has from then on. The shim
-    moves back at once: when process 1 of a namespace has ended, nothing can be forked into it any more.
-    """
-    own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-    if namespace < 0:
-        syscalls.unshare(CLONE_NEWPID)
-    else:
-        syscalls.setns(namespace, CLONE_NEWPID)
-    pid = os.fork()
-    if pid:
-        syscalls.setns(own, CLONE_NEWPID)
-        os.close(own)
-    return pid
 
 
 def be_born(spec: Spec, layout: rootfs.Layout, streams: Streams, parent: Parent) -> None:

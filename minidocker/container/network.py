@@ -7,6 +7,7 @@ has ended. What is not in the kernel itself is in files:
     RUN/network/lock               guards the making of the bridge and the choice of addresses
     RUN/network/leases/ADDRESS     which container has the address (see `leases`)
     RUN/network/published/ID       the nft lines that undo the container's published ports
+    RUN/network/forwards/ID        for an ordinary user: what slirp4netns does for the container (see `rootless`)
 
 A shim must stay small, so to disconnect takes nothing but files and the `nft` command.
 
@@ -20,9 +21,10 @@ import zlib
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from minidocker.container import firewall, leases
+from minidocker.container import firewall, leases, rootless
 from minidocker.container.spec import Port
 from minidocker.errors import NetworkError
+from minidocker.linux import userns
 
 if TYPE_CHECKING:
     import socket
@@ -75,10 +77,14 @@ def connect(run_dir: str, container_id: str, pid: int, ports: Iterable[Port] = (
 
     Raises: NetworkError; OSError with the request that the kernel refused.
     """
-    ports = tuple(ports)
-    disconnect(run_dir, container_id)
+    return rootless.in_network(run_dir, lambda: _connect(run_dir, container_id, pid, tuple(ports), preferred))
+
+
+def _connect(run_dir: str, container_id: str, pid: int, ports: tuple[Port, ...], preferred: str) -> Endpoint:
+    """Connect a container to the bridge of the network namespace that this thread is in."""
+    _disconnect(run_dir, container_id)
     with contextlib.ExitStack() as on_failure:
-        on_failure.callback(disconnect, run_dir, container_id)
+        on_failure.callback(_disconnect, run_dir, container_id)
         listing = firewall.start_listing()  # nft takes as long as the links do; so both at once
         try:
             endpoint, subnet = _plug_in(run_dir, container_id, pid, preferred)
@@ -86,7 +92,7 @@ def connect(run_dir: str, container_id: str, pid: int, ports: Iterable[Port] = (
             rules = firewall.finish(listing)
         _repair_firewall(run_dir, subnet, rules)
         if ports:
-            _publish(run_dir, endpoint, ports)
+            _publish(run_dir, endpoint, rootless.forward(run_dir, container_id, ports))
         on_failure.pop_all()
     return endpoint
 
@@ -96,7 +102,12 @@ def disconnect(run_dir: str, container_id: str) -> None:
 
     Its links are the kernel's to remove: they go with the container's network namespace.
     """
+    rootless.in_network(run_dir, lambda: _disconnect(run_dir, container_id))
+
+
+def _disconnect(run_dir: str, container_id: str) -> None:
     try:
+        rootless.end_forwards(run_dir, container_id)
         _unpublish(f"{run_dir}/network/published/{container_id}")
     finally:
         leases.release(f"{run_dir}/network/leases", container_id)
@@ -104,6 +115,10 @@ def disconnect(run_dir: str, container_id: str) -> None:
 
 def remove_all(run_dir: str) -> None:
     """Remove the bridge, the rules and the files, as if there had never been a container. None may be running."""
+    rootless.in_network(run_dir, lambda: _remove_all(run_dir))
+
+
+def _remove_all(run_dir: str) -> None:
     from minidocker.container import network_links as links
 
     own, folder = names(run_dir), f"{run_dir}/network"
@@ -112,12 +127,12 @@ def remove_all(run_dir: str) -> None:
         firewall.apply(plan)
     with links.open_socket() as host:
         links.remove(host, own.bridge)
-    for name in ("leases", "published"):
+    for name in ("leases", "published", "forwards"):
         for entry in os.listdir(f"{folder}/{name}") if os.path.isdir(f"{folder}/{name}") else ():
             os.unlink(f"{folder}/{name}/{entry}")
         with contextlib.suppress(FileNotFoundError):
             os.rmdir(f"{folder}/{name}")
-    for name in ("subnet", "lock"):
+    for name in ("subnet", "subnet.lock", "lock"):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(f"{folder}/{name}")
     with contextlib.suppress(FileNotFoundError):
@@ -205,7 +220,7 @@ def _ensure_bridge(run_dir: str, host: "socket.socket") -> str:
         remembered = file.read()
     if remembered and links.exists(host, own.bridge):
         return remembered
-    with _flock(SUBNET_LOCK):
+    with _flock(f"{run_dir}/network/subnet.lock" if userns.is_mapped() else SUBNET_LOCK):
         links.remove(host, own.bridge)  # what was begun and never finished
         subnet = subnets.choose(remembered)
         links.apply(host, links.bridge(own.bridge, run_dir))
@@ -223,7 +238,7 @@ def _reclaim(run_dir: str) -> None:
     """Disconnect the containers that ended without anybody doing it: their shim was killed."""
     for lease in leases.held(f"{run_dir}/network/leases"):
         if not lease.alive:
-            disconnect(run_dir, lease.container_id)
+            _disconnect(run_dir, lease.container_id)
 
 
 def _repair_firewall(run_dir: str, subnet: str, rules: str) -> None:
@@ -287,7 +302,7 @@ def _already_gone() -> Iterator[None]:
 @contextlib.contextmanager
 def _locked(run_dir: str) -> Iterator[None]:
     """Hold the network's lock, in a folder made for it where there is none yet."""
-    for name in ("leases", "published"):
+    for name in ("leases", "published", "forwards"):
         os.makedirs(f"{run_dir}/network/{name}", exist_ok=True)
     with _flock(f"{run_dir}/network/lock"):
         yield

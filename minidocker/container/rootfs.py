@@ -12,8 +12,19 @@ from typing import NamedTuple
 from minidocker import explain
 from minidocker.container.spec import Mount, Spec
 from minidocker.errors import StartError
-from minidocker.linux import syscalls, trees
-from minidocker.linux.syscalls import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_PRIVATE, MS_RDONLY, MS_REC, MS_REMOUNT
+from minidocker.linux import syscalls, trees, userns
+from minidocker.linux.syscalls import (
+    MS_BIND,
+    MS_NOATIME,
+    MS_NODEV,
+    MS_NODIRATIME,
+    MS_NOEXEC,
+    MS_NOSUID,
+    MS_PRIVATE,
+    MS_RDONLY,
+    MS_REC,
+    MS_REMOUNT,
+)
 
 # mount(2) takes at most a page of options.
 _LARGEST_OPTIONS = 4095
@@ -68,34 +79,43 @@ class Layout(NamedTuple):
         return f"{self.container}/merged"
 
 
-def overlay_options(layers: tuple[str, ...], container: str, read_only: bool = False) -> str:
+def overlay_options(layers: tuple[str, ...], container: str, read_only: bool = False, mapped: bool = False) -> str:
     """Write the options of a container's overlay mount, for a process whose working directory is the layers' folder.
 
     `layers` are names of folders, lowest first; overlayfs wants the topmost first. On top of them lies `init`, which
     holds the mount points that the image lacks. What the container changes goes to `upper`; a `read_only` view only
     looks through it. Redirects and metadata copies are off: with them, an upper directory could not be read by itself.
+    In a `mapped` user namespace they are off anyway, and overlayfs keeps its marks in attributes that a user may set.
 
     See: the kernel's filesystems/overlayfs.rst.
     """
     distinct = dict.fromkeys(reversed(layers))  # two equal layers are one folder, which overlayfs refuses twice (ELOOP)
     lower = ":".join([f"{container}/init", *distinct])
+    marks = "userxattr" if mapped else "redirect_dir=off,metacopy=off,index=off"
     if read_only:
-        return f"lowerdir={container}/upper:{lower}"
-    upper = f"upperdir={container}/upper,workdir={container}/work"
-    return f"lowerdir={lower},{upper},redirect_dir=off,metacopy=off,index=off"
+        return f"lowerdir={container}/upper:{lower}{',userxattr' if mapped else ''}"
+    return f"lowerdir={lower},upperdir={container}/upper,workdir={container}/work,{marks}"
 
 
-def plan(spec: Spec, container: str) -> list[Attach]:
-    """Say what is mounted inside the root, in order: the kernel's filesystems, our files, the user's mounts. Pure."""
+def plan(spec: Spec, container: str, mapped: bool = False, has_tty_group: bool = True) -> list[Attach]:
+    """Say what is mounted inside the root, in order: the kernel's filesystems, our files, the user's mounts. Pure.
+
+    In a `mapped` user namespace, the /sys of a network that is not ours can only be shown as the host has it; and
+    where the group `tty` is not mapped, terminals cannot belong to it.
+    """
     quiet = MS_NOSUID | MS_NODEV | MS_NOEXEC
     read_only = 0 if spec.privileged else MS_RDONLY
+    terminals = "newinstance,ptmxmode=0666,mode=0620" + (",gid=5" if has_tty_group else "")
+    sys = Attach("sysfs", "/sys", "sysfs", quiet | read_only)
+    if mapped and spec.network == "host":
+        sys = Attach("/sys", "/sys", flags=MS_BIND | MS_REC | MS_RDONLY)
     mounts = [
         Attach("proc", "/proc", "proc", quiet),
         Attach("tmpfs", "/dev", "tmpfs", MS_NOSUID | syscalls.MS_STRICTATIME, "mode=755,size=65536k"),
-        Attach("devpts", "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620,gid=5"),
+        Attach("devpts", "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, terminals),
         Attach("shm", "/dev/shm", "tmpfs", quiet, "mode=1777,size=65536k"),
         Attach("mqueue", "/dev/mqueue", "mqueue", quiet),
-        Attach("sysfs", "/sys", "sysfs", quiet | read_only),
+        sys,
     ]
     for name in ("resolv.conf", "hostname", "hosts"):
         flags = MS_BIND | (MS_RDONLY if spec.read_only else 0)
@@ -136,11 +156,12 @@ def build(spec: Spec, layout: Layout) -> None:
     syscalls.mount("none", "/", flags=MS_REC | MS_PRIVATE)
     mount_layers(spec.layers, layout)
     root = os.open(layout.merged, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    for attach in plan(spec, layout.container):
+    mapped = userns.is_mapped()
+    for attach in plan(spec, layout.container, mapped, userns.has_id(5)):
         if attach.fills:
             _fill_volume(root, attach)
         attach_inside(root, attach)
-    _make_devices(root, spec.privileged)
+    _make_devices(root, spec.privileged, mapped)
     _mount_cgroups(root, spec.privileged)
     os.close(root)
 
@@ -152,11 +173,12 @@ def mount_layers(diff_ids: tuple[str, ...], layout: Layout, read_only: bool = Fa
         return
     os.chdir(layout.layers)
     layers = tuple(diff_id.removeprefix("sha256:") for diff_id in diff_ids)
-    options = overlay_options(layers, layout.container, read_only)
+    mapped = userns.is_mapped()
+    options = overlay_options(layers, layout.container, read_only, mapped)
     if len(options) > _LARGEST_OPTIONS:  # more than 60 layers: name them by open descriptors, which is short
         opened = [str(os.open(layer, os.O_PATH | os.O_CLOEXEC)) for layer in layers]
         os.chdir("/proc/self/fd")
-        options = overlay_options(tuple(opened), layout.container, read_only)
+        options = overlay_options(tuple(opened), layout.container, read_only, mapped)
     syscalls.mount("overlay", layout.merged, "overlay", data=options)
     os.chdir("/")
 
@@ -236,12 +258,18 @@ def locked_flags(path: str) -> int:
     See: mount_namespaces(7), on locked flags; statvfs(3).
     """
     now = os.statvfs(path).f_flag
-    pairs = ((os.ST_NOSUID, MS_NOSUID), (os.ST_NODEV, MS_NODEV), (os.ST_NOEXEC, MS_NOEXEC))
+    pairs = (
+        *((os.ST_NOSUID, MS_NOSUID), (os.ST_NODEV, MS_NODEV), (os.ST_NOEXEC, MS_NOEXEC)),
+        *((os.ST_NOATIME, MS_NOATIME), (os.ST_NODIRATIME, MS_NODIRATIME), (os.ST_RELATIME, syscalls.MS_RELATIME)),
+    )
     return sum(flag for bit, flag in pairs if now & bit)
 
 
-def _make_devices(root: int, all_of_the_hosts: bool) -> None:
-    """Make the nodes and links of /dev, which is a fresh tmpfs; a privileged container gets the host's nodes, too."""
+def _make_devices(root: int, all_of_the_hosts: bool, mapped: bool) -> None:
+    """Make the nodes and links of /dev, which is a fresh tmpfs; a privileged container gets the host's nodes, too.
+
+    In a `mapped` user namespace nobody may make nodes: the host's own are bound there, one by one.
+    """
     dev = _open_inside(root, "dev")
     old_mask = os.umask(0)
     nodes = {name: (0o666 | stat.S_IFCHR, os.makedev(*number)) for name, number in DEVICES.items()}
@@ -253,7 +281,10 @@ def _make_devices(root: int, all_of_the_hosts: bool) -> None:
         explain.step(
             f"mknod(/dev/{name}, {mode:#o}, {number})", f"mknod -m {mode & 0o777:o} dev/{name} {kind} {number}"
         )
-        os.mknod(name, mode, device, dir_fd=dev)
+        if mapped:
+            attach_inside(root, Attach(f"/dev/{name}", f"/dev/{name}", flags=MS_BIND, file=True))
+        else:
+            os.mknod(name, mode, device, dir_fd=dev)
     for name, points_to in DEVICE_LINKS.items():
         if name == "core" and not os.path.exists(points_to):
             continue  # a kernel without it

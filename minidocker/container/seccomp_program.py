@@ -102,7 +102,7 @@ def compile(wanted: Filter) -> bytes:
 def _libseccomp() -> Any:
     """Import libseccomp's binding: 20 ms, which is why only a profile that is new here is compiled."""
     try:
-        import pyseccomp  # type: ignore[import-untyped]
+        import pyseccomp
     except (ImportError, RuntimeError):
         raise StartError(
             "cannot compile the seccomp profile: libseccomp is missing: install Debian's package libseccomp2, "

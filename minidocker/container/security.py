@@ -92,6 +92,12 @@ def drop(identity: Identity, keep: tuple[str, ...], no_new_privileges: bool) -> 
         syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
 
 
+def _may_set_groups() -> bool:
+    """Say whether groups may be set: not in a user namespace that its user mapped alone. See: user_namespaces(7)."""
+    with open("/proc/self/setgroups") as file:
+        return file.read() != "deny\n"
+
+
 def program(args: tuple[str, ...], environment: dict[str, str]) -> str:
     """Find the program that `args` names, as a shell would: by PATH unless the name has a slash.
 

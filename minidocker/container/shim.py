@@ -20,6 +20,7 @@ from minidocker.container import cgroups, cleanup, namespaces, records, rootfs, 
 from minidocker.container.relay import Relay
 from minidocker.container.spec import Port, Spec
 from minidocker.errors import MinidockerError, StartError
+from minidocker.linux import syscalls
 
 Json = dict[str, Any]
 
@@ -162,7 +163,7 @@ def run(control: Control, request: Json, spec: Spec) -> None:
 
         pipes = Pipes(spec)
         child = Child()
-        pid = namespaces.fork_into_pid_namespace()
+        pid = syscalls.clone(syscalls.CLONE_NEWPID)
         if pid == 0:
             _become(child, lambda: namespaces.be_born(spec, layout, pipes.for_child, child.parent()), request)
         undo.callback(kill, pid)
@@ -218,7 +219,8 @@ def run_beside(control: Control, request: Json, spec: Spec) -> None:
         raise StartError("the container is not running any more")
     pipes = Pipes(spec)
     child = Child()
-    pid = namespaces.fork_into_pid_namespace(pidfd)
+    syscalls.setns(pidfd, syscalls.CLONE_NEWPID)  # for our children; we stay
+    pid = os.fork()
     if pid == 0:
         _become(child, lambda: namespaces.join(spec, pidfd, pipes.for_child, child.parent()), request)
     with contextlib.ExitStack() as undo:

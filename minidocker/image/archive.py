@@ -22,6 +22,7 @@ from minidocker.image.reference import Reference, parse
 from minidocker.image.store import Image, ImageStore
 from minidocker.image.tarstream import BLOCK, Facts, compression, header, padding
 from minidocker.image.unpacked import delete_tree
+from minidocker.linux import userns
 from minidocker.linux.syscalls import RESOLVE_IN_ROOT, openat2
 from minidocker.progress import Report, silent
 
@@ -126,7 +127,7 @@ def load(store: ImageStore, stream: BinaryIO, report: Report = silent) -> list[L
         os.mkdir(folder, 0o700)
         try:
             tar = TarReader(decompressed(stream))
-            unpack(tar, folder, whiteouts=False, privileged=False)
+            unpack(tar, folder, whiteouts=False, powers=userns.NONE)
             tar.finish()
             archive = _Archive(store, folder, report)
             if archive.has("oci-layout") and archive.has("index.json"):
@@ -305,7 +306,7 @@ def import_rootfs(
 
         def unpack_while_compressing(write: Write) -> int:
             tar = TarReader(_tee(decompressed(stream), write))
-            size = unpack(tar, folder, privileged=os.geteuid() == 0)
+            size = unpack(tar, folder)
             tar.finish()
             return size
 

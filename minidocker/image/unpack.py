@@ -18,7 +18,9 @@ from contextlib import contextmanager
 from minidocker import explain
 from minidocker.errors import UnsafeLayer
 from minidocker.image.tarstream import TarReader, mtime_ns, xattrs
+from minidocker.linux import userns
 from minidocker.linux.syscalls import RESOLVE_IN_ROOT, openat2
+from minidocker.linux.userns import Powers
 
 WHITEOUT = ".wh."
 OPAQUE = ".wh..wh..opq"
@@ -27,18 +29,18 @@ _FOLDER = os.O_PATH | os.O_DIRECTORY
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def unpack(tar: TarReader, root: str, below: str = "", *, whiteouts: bool = True, privileged: bool = True) -> int:
+def unpack(tar: TarReader, root: str, below: str = "", *, whiteouts: bool = True, powers: Powers | None = None) -> int:
     """Unpack an archive into folder `below` of the tree `root`; return the size of its files in bytes.
 
-    With `whiteouts` the archive is a layer: `.wh.name` becomes overlayfs's mark for what is deleted. Without
-    `privileged` what only root may do is left out: owners, device nodes, attributes outside `user.`.
+    With `whiteouts` the archive is a layer: `.wh.name` becomes overlayfs's mark for what is deleted. What
+    `powers` (of this process, if not given) do not allow is left out: owners, device nodes, attributes.
     Raises `UnsafeLayer`.
     """
     explain.step(
         f"openat2({root}, …, RESOLVE_IN_ROOT) and write what the archive holds", f"tar --extract -C {root}/{below}"
     )
     folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    work = _Unpacking(tar, folder, _parts(below), whiteouts, privileged)
+    work = _Unpacking(tar, folder, _parts(below), whiteouts, powers or userns.powers())
     member = None
     try:
         for member in tar.members():
@@ -55,12 +57,12 @@ def unpack(tar: TarReader, root: str, below: str = "", *, whiteouts: bool = True
 class _Unpacking:
     """The state while an archive is unpacked: the folder last written to, and the folders whose times are to be set."""
 
-    def __init__(self, tar: TarReader, root: int, below: list[str], whiteouts: bool, privileged: bool) -> None:
+    def __init__(self, tar: TarReader, root: int, below: list[str], whiteouts: bool, powers: Powers) -> None:
         self.tar = tar
         self.root = root
         self.below = below
         self.whiteouts = whiteouts
-        self.privileged = privileged
+        self.powers = powers
         self.size = 0
         self._folder: tuple[list[str], int] | None = None
         self._unfinished: dict[tuple[str, ...], tarfile.TarInfo] = {}
@@ -168,7 +170,7 @@ class _Unpacking:
                 self._sparse_content(member, fd)
             else:
                 self.tar.copy(member.size, lambda piece: _write(fd, piece))
-            if self.privileged:
+            if self.powers.owners:
                 os.fchown(fd, member.uid, member.gid)
             os.fchmod(fd, member.mode & 0o7777)
             self._set_xattrs(member, f"/proc/self/fd/{fd}", True)
@@ -191,7 +193,7 @@ class _Unpacking:
         if "\0" in member.linkname or not member.linkname:
             raise UnsafeLayer(f"the symbolic link {member.name!r} points to {member.linkname!r}")
         self._create(folder, name, lambda: os.symlink(member.linkname, name, dir_fd=folder))
-        if self.privileged:
+        if self.powers.owners:
             os.chown(name, member.uid, member.gid, dir_fd=folder, follow_symlinks=False)
         self._set_xattrs(member, f"/proc/self/fd/{folder}/{name}", False)
         _set_times(member, name, folder)
@@ -221,13 +223,13 @@ class _Unpacking:
         kind = {tarfile.CHRTYPE: stat.S_IFCHR, tarfile.BLKTYPE: stat.S_IFBLK, tarfile.FIFOTYPE: stat.S_IFIFO}[
             member.type
         ]
-        if kind != stat.S_IFIFO and not self.privileged:
+        if kind != stat.S_IFIFO and not self.powers.nodes:
             return
         device = 0 if kind == stat.S_IFIFO else os.makedev(member.devmajor, member.devminor)
         self._create(folder, name, lambda: os.mknod(name, kind | 0o600, device, dir_fd=folder))
         node = os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=folder)
         try:
-            if self.privileged:
+            if self.powers.owners:
                 os.chown(name, member.uid, member.gid, dir_fd=folder, follow_symlinks=False)
             os.chmod(f"/proc/self/fd/{node}", member.mode & 0o7777)
         finally:
@@ -254,14 +256,16 @@ class _Unpacking:
     # Attributes
 
     def _make_opaque(self, path: str) -> None:
-        os.setxattr(path, "trusted.overlay.opaque" if self.privileged else "user.overlay.opaque", b"y")
+        os.setxattr(path, f"{self.powers.overlay}opaque", b"y")
 
     def _set_xattrs(self, member: tarfile.TarInfo, path: str, follow: bool) -> None:
         """Set the attributes; overlayfs's own are not an archive's to set. A filesystem may have no `user.` ones."""
         for name, value in xattrs(member).items() if member.pax_headers else ():
             if name.startswith(("trusted.overlay.", "user.overlay.")):
                 continue
-            if not self.privileged and not name.startswith("user."):
+            if not (self.powers.security or name.startswith("user.")):
+                continue
+            if not self.powers.trusted and name.startswith("trusted."):
                 continue
             try:
                 os.setxattr(path, name, value, follow_symlinks=follow)
@@ -275,7 +279,7 @@ class _Unpacking:
             with self._reopened(list(parts)) as fd:
                 if fd is None:
                     continue
-                if self.privileged:
+                if self.powers.owners:
                     os.fchown(fd, member.uid, member.gid)
                 os.fchmod(fd, member.mode & 0o7777)
                 self._set_xattrs(member, f"/proc/self/fd/{fd}", True)

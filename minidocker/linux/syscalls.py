@@ -10,6 +10,7 @@ import ctypes
 import errno
 import os
 import shlex
+import signal
 from collections.abc import Mapping
 
 from minidocker import explain
@@ -27,6 +28,8 @@ MS_NOSUID = 2
 MS_NODEV = 4
 MS_NOEXEC = 8
 MS_REMOUNT = 32
+MS_NOATIME = 1024
+MS_NODIRATIME = 2048
 MS_BIND = 4096
 MS_MOVE = 8192
 MS_REC = 16384
@@ -52,6 +55,7 @@ RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_BENEATH = 0x08
 RESOLVE_IN_ROOT = 0x10
 
+_SYS_CLONE = {"x86_64": 56, "aarch64": 220, "riscv64": 220, "ppc64le": 120, "s390x": 120, "armv7l": 120}
 _SYS_OPENAT2 = 437  # the same number on every architecture, as for all calls since Linux 5.3
 _SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41, "riscv64": 41, "ppc64le": 203, "s390x": 217, "armv7l": 218}
 
@@ -71,6 +75,8 @@ _MOUNT_NAMES = {
     MS_NODEV: ("MS_NODEV", "nodev"),
     MS_NOEXEC: ("MS_NOEXEC", "noexec"),
     MS_REMOUNT: ("MS_REMOUNT", "remount"),
+    MS_NOATIME: ("MS_NOATIME", "noatime"),
+    MS_NODIRATIME: ("MS_NODIRATIME", "nodiratime"),
     MS_BIND: ("MS_BIND", "bind"),
     MS_MOVE: ("MS_MOVE", "move"),
     MS_REC: ("MS_REC", ""),
@@ -82,6 +88,7 @@ _MOUNT_NAMES = {
 }
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_libc_with_gil = ctypes.PyDLL(None, use_errno=True)
 
 
 def _flags(value: int, names: Mapping[int, tuple[str, str]]) -> str:
@@ -123,6 +130,26 @@ def setns(fd: int, flags: int) -> None:
     call = f"setns(fd={fd}, {_flags(flags, _CLONE_NAMES)})"
     explain.step(call, "nsenter --target PID " + " ".join(_options(flags, _CLONE_NAMES)))
     _check(_libc.setns(fd, flags), call)
+
+
+def clone(flags: int) -> int:
+    """Fork a child into new namespaces; return its process id, and 0 in the child. The caller has one thread.
+
+    unshare(2) with CLONE_NEWPID would do it for every child from then on: when the first of them had ended, none could
+    be forked any more. The interpreter is told before and after, as os.fork tells it, and not let go of in between.
+
+    See: clone(2), "C library/kernel differences"; Python's C API, PyOS_BeforeFork.
+    """
+    call = f"clone({_flags(flags, _CLONE_NAMES)}|SIGCHLD)"
+    explain.step(call, "unshare --fork " + " ".join(_options(flags, _CLONE_NAMES)))
+    number = _SYS_CLONE[os.uname().machine]
+    ctypes.pythonapi.PyOS_BeforeFork()
+    pid: int = _libc_with_gil.syscall(number, ctypes.c_ulong(flags | signal.SIGCHLD), None, None, None, None)
+    if pid == 0:
+        ctypes.pythonapi.PyOS_AfterFork_Child()
+        return 0
+    ctypes.pythonapi.PyOS_AfterFork_Parent()
+    return _check(pid, call)
 
 
 def mount(source: str, target: str, fstype: str = "", flags: int = 0, data: str = "") -> None:

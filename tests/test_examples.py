@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import Callable
 
 import pytest
+
 from conftest import Minidocker
 from peers import free_port
 

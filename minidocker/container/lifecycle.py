@@ -16,7 +16,7 @@ from minidocker.container.attach import Attachment
 from minidocker.container.options import ExecOptions
 from minidocker.container.records import Container, Containers
 from minidocker.errors import Conflict, ContainerNotFound, ContainerStateError, StartError
-from minidocker.linux import capabilities
+from minidocker.linux import capabilities, userns
 
 Json = dict[str, Any]
 
@@ -55,6 +55,9 @@ def _start(
         resolved, held = ports.reserve(containers.run, container.id, container.name, spec.ports)
         published = tuple(resolved)
         stack.callback(_close_all, held)
+        if userns.is_mapped():  # slirp4netns will hold them itself, and could not while we do
+            _close_all(held)
+            held = []
 
     def make_network(pid: int) -> Json:
         """Connect the new, empty network namespace, if the container is to have one."""

@@ -168,7 +168,8 @@ def let_users_serve() -> None:
     """
     from minidocker import explain
 
-    for name, value in (("ip_unprivileged_port_start", "0"), ("ping_group_range", "0 2147483647")):
+    last = min(userns.last_id(), 2**31 - 1)
+    for name, value in (("ip_unprivileged_port_start", "0"), ("ping_group_range", f"0 {last}")):
         with contextlib.suppress(FileNotFoundError), open(f"/proc/sys/net/ipv4/{name}", "w") as file:
             explain.step(f"write(/proc/sys/net/ipv4/{name}, {value})", f"sysctl -w net.ipv4.{name}='{value}'")
             file.write(value)

@@ -41,6 +41,11 @@ def has_id(number: int) -> bool:
     return any(first <= number < first + count for first, _, count in id_map())
 
 
+def last_id() -> int:
+    """Return the highest user id of this namespace."""
+    return max(first + count - 1 for first, _, count in id_map())
+
+
 def powers() -> Powers:
     """Return what this process may do."""
     if os.geteuid() != 0:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 from minidocker import progress
 from minidocker.container.options import ExecOptions, RunOptions
 from minidocker.container.records import Container, Containers
-from minidocker.errors import ImageNotFound, MinidockerError
+from minidocker.errors import ContainerNotFound, ImageNotFound, MinidockerError
 from minidocker.image.store import Image, ImageStore, Usage
 from minidocker.progress import Progress, Report
 
@@ -173,6 +173,8 @@ def run(
             with contextlib.suppress(MinidockerError, OSError):
                 remove(engine, container, force=True, volumes=True)
         raise
+    with contextlib.suppress(ContainerNotFound):  # one that is removed at its end may have ended already
+        container = engine.containers.load(container.id)
     return container, attachment
 
 

@@ -10,8 +10,10 @@ Objects are handles: they hold an id and look the rest up when it is asked for. 
 See: docker-py's reference, Client, Images, Containers.
 """
 
+import os
+
+from minidocker import __version__, errors
 from minidocker import engine as stories
-from minidocker import errors
 from minidocker.client.containers import Container, ContainerCollection, ExecResult
 from minidocker.client.images import Image, ImageCollection
 from minidocker.engine import Engine
@@ -35,6 +37,17 @@ class Client:
     def ping(self) -> bool:
         """Say that the engine is there: it always is, there is no server that could be down."""
         return True
+
+    def login(self, username: str, password: str, registry: str = "docker.io") -> dict[str, str]:
+        """Let a registry confirm name and password, and keep them for `pull` and `push`. Raises: RegistryError."""
+        from minidocker.registry import client
+
+        client.login(registry, username, password)
+        return {"Status": "Login Succeeded"}
+
+    def version(self) -> dict[str, str]:
+        """Return the version of this package and of the kernel."""
+        return {"Version": __version__, "KernelVersion": os.uname().release, "Os": "linux", "Arch": os.uname().machine}
 
     def close(self) -> None:
         """Do nothing: no connection is kept."""

@@ -3,6 +3,7 @@
 See: docker-py's reference, Images.
 """
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -114,7 +115,9 @@ class ImageCollection:
         names = {"buildargs": "build_args", "nocache": "no_cache", "network_mode": "network"}
         values = {names.get(name, name): value for name, value in asked.items() if name != "rm"}
         lines: list[str] = []
-        wanted = BuildOptions(tags=(tag,) if tag else (), file=dockerfile, **values)
+        file = os.path.join(path, dockerfile or "Dockerfile")
+        with open(file, encoding="utf-8-sig", errors="surrogateescape") as opened:
+            wanted = BuildOptions(opened.read(), file, tags=(tag,) if tag else (), **values)
         image_id = stories.build(self.engine, path, wanted, lines.append)
         return Image(self.engine, image_id), iter([{"stream": line} for line in lines])
 

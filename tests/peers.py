@@ -131,13 +131,17 @@ def _stop_dockerd(base: str) -> None:
 
 
 def _wait_gone(pid: int, seconds: float = 30) -> None:
-    """Wait for the end of a process that may or may not be our child; kill it if it does not go."""
+    """Wait for the end of a process, perhaps the child of another worker; kill it if it does not go."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         with contextlib.suppress(ChildProcessError):
-            if os.waitpid(pid, os.WNOHANG)[0] == pid:
-                return
-        os.kill(pid, 0)
+            os.waitpid(pid, os.WNOHANG)
+        try:
+            with open(f"/proc/{pid}/stat") as stat:
+                if stat.read().rpartition(")")[2].split()[0] == "Z":
+                    return  # its parent has not looked yet
+        except OSError:
+            return
         time.sleep(0.1)
     os.kill(pid, signal.SIGKILL)
 
@@ -158,19 +162,30 @@ def _rules() -> dict[str, list[str]]:
 
 
 def _restore_rules(before: dict[str, list[str]], bridge: str) -> None:
-    """Undo what dockerd added. Where another daemon used the same chains before, only the rules of `bridge` go."""
+    """Undo what dockerd added. While another daemon uses the same chains, only the rules of `bridge` go."""
+    shared = _another_dockerd()
     for table, rules in _rules().items():
-        shared = any("DOCKER" in rule for rule in before[table])
         added = [rule for rule in rules if rule not in before[table] and (bridge in rule or not shared)]
         for rule in added:
             if rule.startswith("-A"):
                 _iptables(table, rule.replace("-A", "-D", 1))
+        if shared:
+            continue
         for rule in added:
             if rule.startswith("-N"):
                 _iptables(table, rule.replace("-N", "-X", 1))
-        for rule in before[table] if not shared else []:
+        for rule in before[table]:
             if rule.startswith("-P"):
                 _iptables(table, rule)
+
+
+def _another_dockerd() -> bool:
+    """Say whether a docker daemon runs; ours has ended."""
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/comm") as comm:
+            if comm.read() == "dockerd\n":
+                return True
+    return False
 
 
 def _iptables(table: str, rule: str) -> None:

@@ -179,9 +179,9 @@ def apply(entries: Iterable[Entry], upper: str) -> None:
 def _make(entry: Entry, path: str) -> None:
     kind = stat.S_IFMT(entry.mode)
     if os.path.lexists(path) and not (kind == stat.S_IFDIR and os.path.isdir(path) and not os.path.islink(path)):
-        from minidocker.image.unpacked import delete_tree
+        from minidocker.linux import trees
 
-        delete_tree(path)
+        trees.delete(path)
     if kind == stat.S_IFDIR:
         if not os.path.isdir(path):
             os.mkdir(path)

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from minidocker.image.unpacked import delete_tree
+from minidocker.linux import trees
 
 
 class Workspace:
@@ -41,7 +41,7 @@ def workspace(folder: str) -> Iterator[Workspace]:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield Workspace(own)
     finally:
-        delete_tree(own)
+        trees.delete(own)
         os.close(lock)
 
 
@@ -52,7 +52,7 @@ def _delete_unless_locked(path: str) -> None:
         return
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        delete_tree(path)
+        trees.delete(path)
     except BlockingIOError:
         return
     finally:

@@ -15,13 +15,12 @@ See: veth(4), ip-link(8), nft(8); `network_links` and `firewall` for the plans t
 """
 
 import contextlib
-import fcntl
 import os
 import zlib
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from minidocker.container import firewall, leases, rootless
+from minidocker.container import firewall, leases, records, rootless
 from minidocker.container.spec import Port
 from minidocker.errors import NetworkError
 from minidocker.linux import userns
@@ -221,7 +220,7 @@ def _ensure_bridge(run_dir: str, host: "socket.socket") -> str:
         remembered = file.read()
     if remembered and links.exists(host, own.bridge):
         return remembered
-    with _flock(f"{run_dir}/network/subnet.lock" if userns.is_mapped() else SUBNET_LOCK):
+    with records.locked(f"{run_dir}/network/subnet.lock" if userns.is_mapped() else SUBNET_LOCK):
         links.remove(host, own.bridge)  # what was begun and never finished
         subnet = subnets.choose(remembered)
         links.apply(host, links.bridge(own.bridge, run_dir))
@@ -305,17 +304,5 @@ def _locked(run_dir: str) -> Iterator[None]:
     """Hold the network's lock, in a folder made for it where there is none yet."""
     for name in ("leases", "published", "forwards"):
         os.makedirs(f"{run_dir}/network/{name}", exist_ok=True)
-    with _flock(f"{run_dir}/network/lock"):
+    with records.locked(f"{run_dir}/network/lock"):
         yield
-
-
-@contextlib.contextmanager
-def _flock(path: str) -> Iterator[None]:
-    """Hold the lock on a file; the kernel lets go of it when the process ends, whatever happens. See: flock(2)."""
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(file)

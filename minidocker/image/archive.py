@@ -21,8 +21,7 @@ from minidocker.image.oci import Descriptor, ImageConfig, Index, Json, Manifest,
 from minidocker.image.reference import Reference, parse
 from minidocker.image.store import Image, ImageStore
 from minidocker.image.tarstream import BLOCK, Facts, compression, header, padding
-from minidocker.image.unpacked import delete_tree
-from minidocker.linux import userns
+from minidocker.linux import trees, userns
 from minidocker.linux.syscalls import RESOLVE_IN_ROOT, openat2
 from minidocker.progress import Report, silent
 
@@ -135,7 +134,7 @@ def load(store: ImageStore, stream: BinaryIO, report: Report = silent) -> list[L
             if archive.has("manifest.json"):
                 return list(archive.load_docker())
         finally:
-            delete_tree(folder)
+            trees.delete(folder)
     raise InvalidManifest(
         "the archive holds no images: it has neither docker's manifest.json nor an OCI layout's index.json; "
         "for the archive of a root file system use import"
@@ -314,7 +313,7 @@ def import_rootfs(
             layer = compress(store.layout, unpack_while_compressing)
             store.adopt(folder, layer.diff_id, layer.size)
         finally:
-            delete_tree(folder)
+            trees.delete(folder)
         raw = _imported_config(layer.diff_id, config or {}, message, platform or host_platform())
         return store.create(ImageConfig(raw), [layer.blob], [reference] if reference else [])
 

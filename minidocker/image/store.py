@@ -18,7 +18,8 @@ from minidocker.image.layout import Layout
 from minidocker.image.oci import CONFIG, MANIFEST, Descriptor, ImageConfig, Index, Manifest, chain_ids, digest_of
 from minidocker.image.reference import Reference
 from minidocker.image.removal import Usage
-from minidocker.image.unpacked import UnpackedLayers, delete_tree
+from minidocker.image.unpacked import UnpackedLayers
+from minidocker.linux import trees
 from minidocker.progress import Progress, Report, silent
 
 __all__ = ["CollectResult", "Image", "ImageStore", "Usage"]
@@ -184,7 +185,7 @@ class ImageStore:
             result = self._delete({*self.layout.blobs(), *self.unpacked.all()}, set(keep_layers))
             self.unpacked.delete_leftovers()
             for name in os.listdir(self.layout.ingest) if os.path.isdir(self.layout.ingest) else ():
-                delete_tree(f"{self.layout.ingest}/{name}")
+                trees.delete(f"{self.layout.ingest}/{name}")
         return result
 
     def _sweep(self, candidates: set[str], keep: set[str]) -> None:

@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from minidocker.errors import InvalidManifest
 from minidocker.image.layout import replace_file
 from minidocker.image.oci import check_digest
+from minidocker.linux import trees
 
 
 class UnpackedLayers:
@@ -52,12 +53,12 @@ class UnpackedLayers:
         with self._locked(diff_id):
             if not self.has(diff_id):
                 temporary = f"{self.layer(diff_id)}.tmp"
-                delete_tree(temporary)
+                trees.delete(temporary)
                 os.mkdir(temporary, 0o755)
                 try:
                     self._publish(temporary, diff_id, fill(temporary))
                 except BaseException:
-                    delete_tree(temporary)
+                    trees.delete(temporary)
                     raise
         return self.layer(diff_id)
 
@@ -65,7 +66,7 @@ class UnpackedLayers:
         """Make `folder` the layer by renaming it; where the layer is here already, delete the folder."""
         with self._locked(diff_id):
             if self.has(diff_id):
-                delete_tree(folder)
+                trees.delete(folder)
             else:
                 self._publish(folder, diff_id, size)
         return self.layer(diff_id)
@@ -78,14 +79,14 @@ class UnpackedLayers:
         os.rename(path, f"{path}.tmp")
         with suppress(FileNotFoundError):
             os.unlink(f"{path}.size")
-        delete_tree(f"{path}.tmp")
+        trees.delete(f"{path}.tmp")
         return size
 
     def delete_leftovers(self) -> None:
         """Delete what killed commands left."""
         for name in _names(self.path):
             if not os.path.isdir(f"{self.path}/{name.partition('.')[0]}"):
-                delete_tree(f"{self.path}/{name}")
+                trees.delete(f"{self.path}/{name}")
 
     def _publish(self, folder: str, diff_id: str, size: int) -> None:
         replace_file(f"{self.layer(diff_id)}.size", str(size).encode())
@@ -101,18 +102,6 @@ class UnpackedLayers:
             yield
             with suppress(FileNotFoundError):
                 os.unlink(path)
-
-
-def delete_tree(path: str) -> None:
-    """Delete a file or a folder and all that is in it, if it exists. Never follows a symbolic link."""
-    import shutil
-
-    try:
-        shutil.rmtree(path)
-    except NotADirectoryError:
-        os.unlink(path)
-    except FileNotFoundError:
-        return
 
 
 def _names(folder: str) -> list[str]:

@@ -15,6 +15,7 @@ See: veth(4), ip-link(8), nft(8); `network_links` and `firewall` for the plans t
 """
 
 import contextlib
+import fcntl
 import os
 import zlib
 from collections.abc import Iterable, Iterator

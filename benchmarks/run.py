@@ -104,10 +104,15 @@ def rounded(result: Result) -> dict[str, object]:
     return {"name": result.name, **times, "ratio": round(result.ratio, 3)}
 
 
-def write(results: list[Result]) -> None:
-    """Write the results to the file, and to the README where it has the markers."""
+def write(results: list[Result], load: float) -> None:
+    """Write the results to the file, and to the README where it has the markers; `load` was the machine's before."""
     with open(f"{PROJECT}/benchmarks/results.json", "w") as file:
-        machine = {"cores": os.cpu_count(), "kernel": platform.release(), "python": platform.python_version()}
+        machine: dict[str, object] = {
+            "cores": os.cpu_count(),
+            "kernel": platform.release(),
+            "python": platform.python_version(),
+        }
+        machine["load before"] = round(load, 2)
         found = [rounded(result) for result in results]
         json.dump({"machine": machine, "seconds": found}, file, indent=1)
         file.write("\n")
@@ -131,7 +136,7 @@ def prepare(registry: DockerRegistry, minidocker: Callable[..., None], docker: D
 
 def main() -> None:
     """Measure everything, write it down and print it."""
-    base = tempfile.mkdtemp(prefix="mdb", dir="/tmp")
+    base, load = tempfile.mkdtemp(prefix="mdb", dir="/tmp"), os.getloadavg()[0]
     env = {"MINIDOCKER_ROOT": f"{base}/root", "MINIDOCKER_RUN": f"{base}/run"}
     os.mkdir(f"{base}/root")
     minidocker = engine([COMMAND], env)
@@ -143,7 +148,7 @@ def main() -> None:
     finally:
         registry.close()
         shutil.rmtree(base, ignore_errors=True)
-    write(results)
+    write(results, load)
     print(table(results))
 
 

@@ -7,7 +7,7 @@ import contextlib
 import os
 from typing import NamedTuple
 
-from minidocker.container import cgroups, cleanup, network
+from minidocker.container import cgroups, cleanup, network, rootless
 from minidocker.engine import Engine
 from minidocker.errors import ContainerNotFound
 from minidocker.linux import trees
@@ -44,7 +44,7 @@ def tree_size(path: str) -> int:
 def tidy(engine: Engine) -> None:
     """Undo what shims that were killed could not, and delete what removals that were killed have left.
 
-    When nothing runs, the bridge, its rules and the empty cgroups go as well.
+    When nothing runs, the bridge, its rules and the empty cgroups go as well, and the holder of a user's namespace.
     """
     containers = engine.containers
     for container in containers.list():
@@ -59,3 +59,4 @@ def tidy(engine: Engine) -> None:
         for place in set(cgroups.mounted().values()):
             with contextlib.suppress(OSError):  # another root's containers may live there
                 os.rmdir(f"{place}/{cgroups.PARENT}")
+        rootless.end(engine.run)

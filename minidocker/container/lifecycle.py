@@ -11,12 +11,12 @@ import socket
 import threading
 from typing import Any
 
-from minidocker.container import cleanup, etc, launch, network, options, ports, records, relay
+from minidocker.container import cleanup, etc, launch, network, options, ports, records, relay, rootless
 from minidocker.container.attach import Attachment
 from minidocker.container.options import ExecOptions
 from minidocker.container.records import Container, Containers
 from minidocker.errors import Conflict, ContainerNotFound, ContainerStateError, StartError
-from minidocker.linux import capabilities, userns
+from minidocker.linux import capabilities
 
 Json = dict[str, Any]
 
@@ -55,7 +55,7 @@ def _start(
         resolved, held = ports.reserve(containers.run, container.id, container.name, spec.ports)
         published = tuple(resolved)
         stack.callback(_close_all, held)
-        if userns.is_mapped():  # slirp4netns will hold them itself, and could not while we do
+        if rootless.is_kept(containers.run):  # slirp4netns will hold them itself, and could not while we do
             _close_all(held)
             held = []
 

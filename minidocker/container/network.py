@@ -7,7 +7,7 @@ has ended. What is not in the kernel itself is in files:
     RUN/network/lock               guards the making of the bridge and the choice of addresses
     RUN/network/leases/ADDRESS     which container has the address (see `leases`)
     RUN/network/published/ID       the nft lines that undo the container's published ports
-    RUN/network/forwards/ID        for an ordinary user: what slirp4netns does for the container (see `rootless`)
+    RUN/network/forwards/ID        for an ordinary user: what slirp4netns does for the container (see `slirp`)
 
 A shim must stay small, so to disconnect takes nothing but files and the `nft` command.
 
@@ -92,7 +92,9 @@ def _connect(run_dir: str, container_id: str, pid: int, ports: tuple[Port, ...],
             rules = firewall.finish(listing)
         _repair_firewall(run_dir, subnet, rules)
         if ports:
-            _publish(run_dir, endpoint, rootless.forward(run_dir, container_id, ports))
+            from minidocker.container import slirp
+
+            _publish(run_dir, endpoint, slirp.forward(run_dir, container_id, ports))
         on_failure.pop_all()
     return endpoint
 
@@ -102,12 +104,21 @@ def disconnect(run_dir: str, container_id: str) -> None:
 
     Its links are the kernel's to remove: they go with the container's network namespace.
     """
+    if rootless.is_kept(run_dir) and not rootless.holder(run_dir):  # its network is gone, only our notes are not
+        for name in ("published", "forwards"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{run_dir}/network/{name}/{container_id}")
+        leases.release(f"{run_dir}/network/leases", container_id)
+        return
     rootless.in_network(run_dir, lambda: _disconnect(run_dir, container_id))
 
 
 def _disconnect(run_dir: str, container_id: str) -> None:
     try:
-        rootless.end_forwards(run_dir, container_id)
+        if rootless.is_kept(run_dir):
+            from minidocker.container import slirp
+
+            slirp.end_forwards(run_dir, container_id)
         _unpublish(f"{run_dir}/network/published/{container_id}")
     finally:
         leases.release(f"{run_dir}/network/leases", container_id)
@@ -115,18 +126,24 @@ def _disconnect(run_dir: str, container_id: str) -> None:
 
 def remove_all(run_dir: str) -> None:
     """Remove the bridge, the rules and the files, as if there had never been a container. None may be running."""
-    rootless.in_network(run_dir, lambda: _remove_all(run_dir))
+    if not rootless.is_kept(run_dir) or rootless.holder(run_dir):
+        rootless.in_network(run_dir, lambda: _remove_links(run_dir))
+    _remove_files(run_dir)
 
 
-def _remove_all(run_dir: str) -> None:
+def _remove_links(run_dir: str) -> None:
     from minidocker.container import network_links as links
 
-    own, folder = names(run_dir), f"{run_dir}/network"
+    own = names(run_dir)
     rules = firewall.finish(firewall.start_listing())
     if plan := firewall.removal(rules, own.table, own.bridge):
         firewall.apply(plan)
     with links.open_socket() as host:
         links.remove(host, own.bridge)
+
+
+def _remove_files(run_dir: str) -> None:
+    folder = f"{run_dir}/network"
     for name in ("leases", "published", "forwards"):
         for entry in os.listdir(f"{folder}/{name}") if os.path.isdir(f"{folder}/{name}") else ():
             os.unlink(f"{folder}/{name}/{entry}")

@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 import select
+import signal
 import socket
 import struct
 import termios
@@ -104,27 +105,33 @@ class Relay:
         else:
             connection.close()
 
-    def serve(self, pid: int) -> int:
+    def serve(self, pid: int, lifeline: int = -1) -> int:
         """Carry bytes until process `pid` has ended and its output is read; return its exit code, as a shell would.
+
+        When `lifeline` becomes readable, something is gone that the process cannot be without, and it is killed.
 
         See: pidfd_open(2): the descriptor becomes readable when the process ends.
         """
         pidfd = os.pidfd_open(pid)
         ended = False
         while not ended:
-            for fd, _ in self._poll(pidfd):
+            for fd, _ in self._poll(pidfd, lifeline):
                 ended = ended or fd == pidfd
+                if fd == lifeline:
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                    lifeline = -1
                 self._handle(fd)
         os.close(pidfd)
         self._drain()
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         return status if status >= 0 else 128 - status
 
-    def _poll(self, pidfd: int = -1, timeout: float | None = None) -> list[tuple[int, int]]:
+    def _poll(self, *others: int, timeout: float | None = None) -> list[tuple[int, int]]:
         """Wait for something to do; who is not asked for is not read, and waits."""
         poll = select.poll()
-        if pidfd >= 0:
-            poll.register(pidfd, select.POLLIN)
+        for fd in others:
+            if fd >= 0:
+                poll.register(fd, select.POLLIN)
         if self._listener:
             poll.register(self._listener, select.POLLIN)
         wanted: dict[int, int] = {}

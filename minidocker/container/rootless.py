@@ -3,17 +3,20 @@
 All of a user's commands work in one user namespace, so that each of them has power over what the others have made. A
 small process, the holder, keeps it: it is started by the first command and does nothing but exist. Later commands join.
 
-    RUN/rootless/holder.json    the holder's process id and start time
-    RUN/rootless/slirp.sock     where slirp4netns takes orders to publish ports
-    RUN/rootless/lock           held while a holder is looked for or started
+    RUN/rootless/holder.json    the holder's process id and start time, and the boot they belong to
+    RUN/rootless/alive          a pipe that the holder keeps open: who reads from it learns of the holder's end
+    RUN/rootless/lock           held while a holder is looked for, started or ended
+    RUN/rootless/used           held by every command in the namespace: nobody ends the holder meanwhile
+    RUN/rootless/said           what the user has been told already, and need not hear with every command
 
 Inside, minidocker works as it does for root. The holder also has a network namespace, where the bridge is and the
 firewall; slirp4netns, a user's process, carries what leaves it. Commands stay in the host's network themselves.
 
-See: user_namespaces(7), newuidmap(1), subuid(5), slirp4netns(1).
+See: user_namespaces(7), newuidmap(1), subuid(5); docs/decisions/0007-rootless.md.
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -24,18 +27,25 @@ from typing import Any, NamedTuple, TypeVar
 
 from minidocker import explain
 from minidocker.container import records, stream
-from minidocker.container.spec import Port
-from minidocker.errors import MinidockerError, NetworkError, StartError
-from minidocker.linux import syscalls, userns
+from minidocker.errors import NetworkError, StartError
+from minidocker.linux import syscalls
 
 Json = dict[str, Any]
+Say = Callable[[str], object]
 T = TypeVar("T")
 
 SINGLE_ID = (
-    "this user has no subordinate ids (see subuid(5)), so a container has one user only: packages that add users, and "
-    "images with files of several owners, will not work. As root: usermod --add-subuids 100000-165535 "
-    "--add-subgids 100000-165535 {user}; and install uidmap"
+    "{reason}, so a container has one user only: all its files are that user's, 'run --user' and packages that add "
+    "users do not work. As root: apt-get install uidmap; usermod --add-subuids {ids} --add-subgids {ids} {user}"
 )
+NO_RUNTIME_DIR = (
+    "XDG_RUNTIME_DIR is not set, as it is where one logs in: what ends with this boot is kept in {folder} instead"
+)
+THREADS = (
+    "this program has threads, and a program with threads cannot enter a user namespace (setns(2)): "
+    "start it inside, with 'minidocker unshare {program}', or be root"
+)
+_used: list[int] = []  # the descriptor of RUN/rootless/used, which this process holds to its end
 
 
 class IdRange(NamedTuple):
@@ -78,55 +88,106 @@ def mapping(own: int, first: int, count: int) -> list[IdRange]:
     return [IdRange(0, own, 1), *([IdRange(1, first, count)] if count else [])]
 
 
-def enter(run: str, say: Any) -> None:
+def enter(run: str, say: Say) -> None:
     """Join the user's own user namespace, starting its holder where there is none. The caller has one thread.
 
     `say` is called with a line when something does not work as it does for root. Raises: StartError.
     """
-    folder = f"{run}/rootless"
-    os.makedirs(folder, 0o700, exist_ok=True)
+    if len(os.listdir("/proc/self/task")) > 1:
+        raise StartError(THREADS.format(program="python3 …"))
+    folder = _own_folder(run)
     with records.locked(f"{folder}/lock"):
-        pid = holder(run)
-        if not pid:
-            pid = _start_holder(folder, say)
+        pid = holder(run) or _start_holder(run, lambda line: say_once(run, line, say))
+        from minidocker.container import slirp
+
+        slirp.ensure(run, pid, lambda line: say_once(run, line, say))
+        _used.append(os.open(f"{folder}/used", os.O_RDWR | os.O_CREAT, 0o600))
+        fcntl.flock(_used[-1], fcntl.LOCK_SH)
     namespace = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     syscalls.setns(namespace, syscalls.CLONE_NEWUSER)
     os.close(namespace)
+    if not os.environ.get("XDG_RUNTIME_DIR") and run == default_run():
+        say_once(run, NO_RUNTIME_DIR.format(folder=run), say)
+
+
+def _own_folder(run: str) -> str:
+    """Make the folder for what this module keeps, readable to nobody else.
+
+    Raises: StartError where that is not possible, or the folder is somebody else's.
+    """
+    try:
+        for path in (os.path.dirname(run), run, f"{run}/rootless"):
+            if not os.path.isdir(path):
+                os.makedirs(path, 0o700, exist_ok=True)
+        owner = os.stat(f"{run}/rootless", follow_symlinks=False).st_uid
+    except OSError as error:
+        raise StartError(
+            f"{run} cannot be made ({(error.strerror or 'failed').lower()}): XDG_RUNTIME_DIR has to name a folder of "
+            f"user {os.getuid()}, as it does where one logs in; 'su' and 'sudo' keep that of somebody else"
+        ) from None
+    if owner != os.getuid():
+        raise StartError(f"{run} belongs to user {owner}: set XDG_RUNTIME_DIR to a folder of your own")
+    return f"{run}/rootless"
+
+
+def say_once(run: str, line: str, say: Say) -> None:
+    """Tell the user something, unless it was told since the machine has started."""
+    note = f"{run}/rootless/said"
+    with contextlib.suppress(FileNotFoundError), open(note) as file:
+        if f"{line}\n" in file:
+            return
+    with open(note, "a") as file:
+        file.write(f"{line}\n")
+    say(line)
+
+
+def is_kept(run: str) -> bool:
+    """Say whether the containers of a run folder live in a namespace that a holder keeps."""
+    return os.path.isdir(f"{run}/rootless")
 
 
 def holder(run: str) -> int:
     """Return the process id of the holder, 0 where there is none."""
     with contextlib.suppress(FileNotFoundError, ValueError, KeyError), open(f"{run}/rootless/holder.json") as file:
         known = json.load(file)
-        if records.start_time(known["pid"]) == known["start"]:
+        if known["boot"] == records.boot_id() and records.start_time(known["pid"]) == known["start"]:
             return int(known["pid"])
     return 0
 
 
-def _start_holder(folder: str, say: Any) -> int:
-    """Start a holder, give it its ids and its network; return its process id."""
+def _start_holder(run: str, say: Say) -> int:
+    """Start a holder and give it its ids; return its process id."""
     from minidocker.container import launch
 
+    folder = f"{run}/rootless"
+    with contextlib.suppress(FileExistsError):
+        os.mkfifo(f"{folder}/alive", 0o600)
     connection, child = launch.spawn("rootless", "minidocker-holder")
     os.waitpid(child, 0)  # it forks once more
     frames = stream.receive(connection)
-    with contextlib.ExitStack() as on_failure:
-        on_failure.callback(connection.close)  # the holder ends with it, until it is told to go on alone
-        kind, payload = next(frames, (stream.FAILED, b'{"error": "the holder of the user namespace died"}'))
-        if kind == stream.FAILED:
-            raise StartError(json.loads(payload)["error"])
-        pid: int = json.loads(payload)["pid"]
+    with contextlib.closing(connection):  # the holder ends with it, until it is told to go on alone
+        connection.sendall(stream.pack(stream.BEGIN, json.dumps({"alive": f"{folder}/alive"}).encode()))
+        pid: int = _answer(frames)["pid"]
         _map_ids(pid, say)
         connection.sendall(stream.pack(stream.GO))
-        if next(frames, (stream.FAILED, b""))[0] != stream.STARTED:
-            raise StartError("the holder of the user namespace died")
-        start_slirp(folder, pid, connection, say)
-        records.write_json(f"{folder}/holder.json", {"pid": pid, "start": records.start_time(pid)})
+        _answer(frames)
+        note = {"pid": pid, "start": records.start_time(pid), "boot": records.boot_id()}
+        records.write_json(f"{folder}/holder.json", note)
         connection.sendall(stream.pack(stream.STARTED))
+        _answer(frames)
     return pid
 
 
-def _map_ids(pid: int, say: Any) -> None:
+def _answer(frames: Any) -> Json:
+    """Return what the holder says next. Raises: StartError with what went wrong with it."""
+    kind, payload = next(frames, (stream.FAILED, b'{"error": "the holder of the user namespace died"}'))
+    message: Json = json.loads(payload)
+    if kind == stream.FAILED:
+        raise StartError(message["error"])
+    return message
+
+
+def _map_ids(pid: int, say: Say) -> None:
     """Say which of the host's ids the holder's namespace has: by the set-uid tools, which know what is the user's."""
     import pwd
     import shutil
@@ -134,11 +195,13 @@ def _map_ids(pid: int, say: Any) -> None:
     user = pwd.getpwuid(os.getuid()).pw_name
     uids = subordinate("/etc/subuid", user, os.getuid())
     gids = subordinate("/etc/subgid", user, os.getuid())
-    if uids[1] and gids[1] and shutil.which("newuidmap") and shutil.which("newgidmap"):
+    tools = shutil.which("newuidmap") and shutil.which("newgidmap")
+    if uids[1] and gids[1] and tools:
         _run_tool(["newuidmap", str(pid), *_words(mapping(os.getuid(), *uids))])
         _run_tool(["newgidmap", str(pid), *_words(mapping(os.getgid(), *gids))])
         return
-    say(SINGLE_ID.format(user=user))
+    reason = "newuidmap is missing" if uids[1] and gids[1] else f"user {user} has no subordinate ids (subuid(5))"
+    say(SINGLE_ID.format(reason=reason, user=user, ids="100000-165535"))
     for name, text in (("setgroups", "deny"), ("uid_map", f"0 {os.getuid()} 1"), ("gid_map", f"0 {os.getgid()} 1")):
         explain.step(f"write(/proc/{pid}/{name}, {text!r})", f"echo '{text}' > /proc/{pid}/{name}")
         with open(f"/proc/{pid}/{name}", "w") as file:
@@ -153,37 +216,7 @@ def _run_tool(command: list[str]) -> None:
     explain.step(f"posix_spawn({command[0]})", " ".join(command))
     child = os.posix_spawnp(command[0], command, os.environ)
     if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
-        raise StartError(f"{' '.join(command)} failed: does /etc/subuid give this user those ids?")
-
-
-def start_slirp(folder: str, pid: int, keep: socket.socket, say: Any) -> None:
-    """Connect the holder's network namespace to the world; it ends with the holder.
-
-    See: slirp4netns(1): --exit-fd, --ready-fd, --api-socket.
-    """
-    import shutil
-
-    if not shutil.which("slirp4netns"):
-        say("slirp4netns is missing, so containers have no network but --network none and host: install slirp4netns")
-        return
-    api = f"{folder}/slirp.sock"
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(api)
-    ready, ready_child = os.pipe()
-    gone, gone_child = os.pipe()
-    socket.send_fds(keep, [stream.pack(stream.CREATED)], [gone_child])  # closed when the holder ends
-    os.close(gone_child)
-    command = ["slirp4netns", "--configure", "--mtu=65520", "--disable-host-loopback", f"--api-socket={api}"]
-    command += ["--ready-fd=100", "--exit-fd=101", str(pid), "tap0"]
-    explain.step("posix_spawn(slirp4netns)", " ".join(command))
-    quiet = [(os.POSIX_SPAWN_OPEN, fd, "/dev/null", os.O_RDWR, 0) for fd in (0, 1, 2)]
-    actions = [(os.POSIX_SPAWN_DUP2, ready_child, 100), (os.POSIX_SPAWN_DUP2, gone, 101)]
-    os.posix_spawnp(command[0], command, os.environ, file_actions=[*quiet, *actions], setsid=True)
-    os.close(ready_child)
-    os.close(gone)
-    if os.read(ready, 1) != b"1":
-        say("slirp4netns could not be started, so containers have no network but --network none and host")
-    os.close(ready)
+        raise StartError(f"{' '.join(command)} failed: does /etc/{command[0][3:6]}id give this user those ids?")
 
 
 def main() -> None:
@@ -194,30 +227,34 @@ def main() -> None:
     if os.fork():
         os._exit(0)
     os.setsid()
+    frames = stream.receive(connection)
     try:
+        kept = os.open(json.loads(next(frames)[1])["alive"], os.O_RDWR | os.O_CLOEXEC)
         syscalls.unshare(syscalls.CLONE_NEWUSER)
-    except OSError as error:
-        connection.sendall(stream.pack(stream.FAILED, json.dumps({"error": str(error)}).encode()))
-        return
-    connection.sendall(stream.pack(stream.CREATED, json.dumps({"pid": os.getpid()}).encode()))
-    if not connection.recv(8):
-        return
-    syscalls.unshare(syscalls.CLONE_NEWNET)
-    network.bring_up_loopback()
-    connection.sendall(stream.pack(stream.STARTED))
-    told = b""
-    kept: list[int] = []  # the end of slirp4netns's pipe: it ends when we do
-    while told[-8:-7] != bytes([stream.STARTED]):
-        data, fds, _, _ = socket.recv_fds(connection, 64, 1)
-        if not data:
+        connection.sendall(stream.pack(stream.CREATED, json.dumps({"pid": os.getpid()}).encode()))
+        if next(frames, None) is None:
             return
-        told += data
-        kept += fds
+        syscalls.unshare(syscalls.CLONE_NEWNET)
+        network.bring_up_loopback()
+        connection.sendall(stream.pack(stream.CREATED, b"{}"))
+    except OSError as error:
+        reason = f"this user cannot have a user namespace: {error}; see 'minidocker doctor'"
+        connection.sendall(stream.pack(stream.FAILED, json.dumps({"error": reason}).encode()))
+        return
+    if next(frames, None) is None:
+        return
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    connection.sendall(stream.pack(stream.STARTED, b"{}"))
     connection.close()
-    while True:
+    while kept:  # the pipe closes when this process ends, however it does
         signal.pause()
+
+
+def watch(run: str) -> int:
+    """Return a descriptor that becomes readable when the holder ends; -1 where nothing is held."""
+    pid = holder(run) if is_kept(run) else 0
+    return os.pidfd_open(pid) if pid else -1
 
 
 def in_network(run: str, action: Callable[[], T]) -> T:
@@ -227,7 +264,7 @@ def in_network(run: str, action: Callable[[], T]) -> T:
 
     Raises: NetworkError where there is no holder; what `action` raises.
     """
-    if not userns.is_mapped():
+    if not is_kept(run):
         return action()
     import threading
 
@@ -254,61 +291,19 @@ def in_network(run: str, action: Callable[[], T]) -> T:
     return outcome[0]
 
 
-def forward(run: str, container_id: str, ports: tuple[Port, ...]) -> tuple[Port, ...]:
-    """Have the host's side of `ports` led into the holder's network; return the ports as they are there.
-
-    For root there is nothing to do: the host's network is the bridge's.
-
-    See: slirp4netns(1), API: add_hostfwd. Raises: NetworkError.
-    """
-    if not userns.is_mapped():
-        return ports
-    with open(f"{run}/network/forwards/{container_id}", "w") as note:
-        for port in ports:
-            here = {"host_addr": port.host_ip, "host_port": port.host_port, "guest_port": port.host_port}
-            answer = _ask_slirp(run, {"execute": "add_hostfwd", "arguments": {"proto": port.protocol, **here}})
-            if "error" in answer:
-                reason = answer["error"].get("desc", "refused")
-                raise NetworkError(f"Bind for {port.host_ip}:{port.host_port} failed: slirp4netns: {reason}")
-            note.write(f"{answer['return']['id']}\n")
-            note.flush()
-    return tuple(port._replace(host_ip="0.0.0.0") for port in ports)  # noqa: S104, in the holder's network
-
-
-def end_forwards(run: str, container_id: str) -> None:
-    """End what `forward` began for a container; where there is nothing to end that is no error."""
-    path = f"{run}/network/forwards/{container_id}"
-    with contextlib.suppress(FileNotFoundError):
-        with open(path) as note:
-            numbers = note.read().split()
-        os.unlink(path)
-        for number in numbers:
-            with contextlib.suppress(MinidockerError):
-                _ask_slirp(run, {"execute": "remove_hostfwd", "arguments": {"id": int(number)}})
-
-
-def _ask_slirp(run: str, question: Json) -> Json:
-    with socket.socket(socket.AF_UNIX) as connection:
-        try:
-            connection.connect(f"{run}/rootless/slirp.sock")
-        except OSError:
-            raise NetworkError("slirp4netns does not run: install slirp4netns, or use --network none") from None
-        connection.sendall(json.dumps(question).encode())
-        connection.shutdown(socket.SHUT_WR)
-        answer = b""
-        while data := connection.recv(65536):
-            answer += data
-    result: Json = json.loads(answer)
-    return result
-
-
 def end(run: str) -> None:
-    """End the holder, and with it the network that it holds: for `system prune` and `make clean` when nothing runs."""
+    """End the holder, and with it its network, unless another command uses them. No container may be running."""
     pid = holder(run)
-    if pid:
+    if not pid:
+        return
+    with records.locked(f"{run}/rootless/lock"):
+        try:
+            for descriptor in _used or [os.open(f"{run}/rootless/used", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)]:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
         os.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + 2
         while records.start_time(pid) and time.monotonic() < deadline:
             time.sleep(0.01)
-    with contextlib.suppress(FileNotFoundError):
         os.unlink(f"{run}/rootless/holder.json")

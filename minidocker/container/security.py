@@ -80,8 +80,9 @@ def drop(identity: Identity, keep: tuple[str, ...], no_new_privileges: bool) -> 
     # Its own group is among the others, too: a process that takes another one must not lose what this one forbids it
     # (CVE-2022-36109).
     groups = tuple(dict.fromkeys((identity.gid, *identity.groups)))
-    explain.step(f"setgroups({list(groups)})")
-    os.setgroups(groups)
+    if _may_set_groups():
+        explain.step(f"setgroups({list(groups)})")
+        os.setgroups(groups)
     explain.step(f"setresgid({identity.gid})", f"setpriv --regid {identity.gid}")
     os.setresgid(identity.gid, identity.gid, identity.gid)
     explain.step(f"setresuid({identity.uid})", f"setpriv --reuid {identity.uid}")

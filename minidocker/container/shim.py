@@ -16,7 +16,7 @@ import socket
 from typing import Any, NoReturn
 
 from minidocker import explain
-from minidocker.container import cgroups, cleanup, namespaces, records, rootfs, stream
+from minidocker.container import cgroups, cleanup, namespaces, records, rootfs, rootless, stream
 from minidocker.container.relay import Relay
 from minidocker.container.spec import Port, Spec
 from minidocker.errors import MinidockerError, StartError
@@ -195,7 +195,7 @@ def run(control: Control, request: Json, spec: Spec) -> None:
         containers.write_state(container_id, state)
         control.send(stream.STARTED)
         relay.adopt(control.connection, request["attach"])
-        exit_code = relay.serve(pid)
+        exit_code = relay.serve(pid, rootless.watch(containers.run))
         oom_killed = cgroups.oom_kills(limits) > 0
         state = state._replace(oom_killed=oom_killed, exit_code=exit_code)
     finish(containers, container_id, state, spec, relay)

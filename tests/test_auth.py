@@ -5,6 +5,7 @@ import json
 import os
 import stat
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -53,7 +54,9 @@ def test_challenges_are_read(headers: list[str], expected: list[tuple[str, dict[
     assert found == expected
 
 
-def token_registry(web_host: list[str], life: int = 300, give: str = "good") -> "tuple[list[Asked], object]":
+def token_registry(
+    web_host: list[str], life: int = 300, give: str = "good"
+) -> tuple[list[Asked], Callable[[Asked], Answer]]:
     """Return a registry's answers that want a token, which a token server on the same port gives."""
     requests: list[Asked] = []
     inner = serving(SAMPLE)

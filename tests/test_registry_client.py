@@ -448,7 +448,8 @@ class Uploads:
 
 
 def test_a_small_blob_goes_in_one_piece() -> None:
-    uploads, sent = Uploads(), []
+    uploads = Uploads()
+    sent: list[int] = []
     with loopback(uploads) as web:
         connect(web.host).upload("thing", BLOB, 5, io.BytesIO(b"hello"), sent.append)
         assert web.paths("PUT") == [f"/upload/1?state=a&digest={BLOB}"]

@@ -164,7 +164,7 @@ class TokenServer:
         authorization = asked.headers.get("Authorization", "")
         if authorization not in ("", ANNA.basic):
             return Answer(401, b'{"details": "incorrect username or password"}')
-        access = []
+        access: list[dict[str, object]] = []
         for scope in query.get("scope", []):
             kind, name, actions = scope.split(":")
             allowed = actions.split(",") if authorization else ["pull"] if name.startswith("public/") else []

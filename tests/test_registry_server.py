@@ -23,7 +23,8 @@ from minidocker.errors import InvalidArgument
 from minidocker.image import oci
 from minidocker.registry.depot import Depot, Fault
 from minidocker.registry.htpasswd import Passwords
-from minidocker.registry.server import Server, parse_content_range, parse_range, serve
+from minidocker.registry.server import Server, serve
+from minidocker.registry.wire import parse_content_range, parse_range
 
 SAMPLE = sample_image({"a": b"1" * 1000}, {"b": b"2"})
 NO_DIGEST = "sha256:" + "0" * 64

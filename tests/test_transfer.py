@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import pytest
 from loopback import Answer, Asked, Sample, fault, index_of, layer_tar, loopback, sample_image, serving
 from minidocker.errors import DigestMismatch, InvalidManifest, InvalidReference, MinidockerError, RegistryError
 from minidocker.image import oci, reference
+from minidocker.image.catalog import Image
 from minidocker.image.layout import BlobWriter
 from minidocker.image.oci import Platform
 from minidocker.image.store import ImageStore
@@ -202,7 +204,7 @@ def test_refusals_are_worded_as_docker_words_them(store: ImageStore, answer: Ans
 # Lies
 
 
-def with_blob(change):  # type: ignore[no-untyped-def]
+def with_blob(change: Callable[[Asked, Answer], Answer]) -> Callable[[Asked], Answer]:
     """Return a registry that does something to the first layer."""
     honest = serving(SAMPLE)
     return lambda asked: change(asked, honest(asked)) if LAYER in asked.path else honest(asked)
@@ -418,9 +420,7 @@ def own(tmp_path: Path):  # type: ignore[no-untyped-def]
     server.server_close()
 
 
-def push(
-    store: ImageStore, image: transfer.Image, host: str, rest: str, news: list[Progress] | None = None
-) -> transfer.Sent:
+def push(store: ImageStore, image: Image, host: str, rest: str, news: list[Progress] | None = None) -> transfer.Sent:
     report = news.append if news is not None else silent
     return transfer.send(store, image, name(host, rest), report, Registry(host, patience=QUICK))
 

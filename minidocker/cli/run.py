@@ -35,7 +35,7 @@ def run(call: Call) -> int:
     if attachment is None:
         print(container.id)
         return 0
-    if call["sig-proxy"] and not call["tty"]:
+    if call["sig-proxy"]:
         wishes = wishes._replace(
             forward=lambda number: stories.kill(engine, engine.containers.load(container.id), number.name)
         )

@@ -46,7 +46,7 @@ def attach(call: Call) -> int:
     container = engine.containers.get(call.word(0))
     if not container.running:
         raise ContainerStateError("You cannot attach to a stopped container, start it first")
-    wishes = _wishes(call, container, container.spec.open_stdin and not call["no-stdin"])
+    wishes = _wishes(call, container, container.spec.open_stdin and not call["no-stdin"])._replace(redraw=True)
     try:
         return _stay(stories, engine, container, stories.attach(engine, container), wishes, call["sig-proxy"])
     except Detached:

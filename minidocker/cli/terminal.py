@@ -39,7 +39,10 @@ PATIENCE = 3  # interrupts that a container may ignore before the command itself
 
 
 class Wishes(NamedTuple):
-    """How to talk to a container: which streams, whether it has a terminal, which keys detach, who gets the signals."""
+    """How to talk to a container: which streams, whether it has a terminal, which keys detach, who gets the signals.
+
+    `redraw` has the program draw its screen anew, as it does whenever the size changes: it has drawn it for others.
+    """
 
     terminal: bool = False
     stdin: bool = False
@@ -47,6 +50,7 @@ class Wishes(NamedTuple):
     stderr: bool = True
     keys: bytes = b"\x10\x11"
     forward: Callable[[signal.Signals], None] | None = None
+    redraw: bool = False
 
 
 class Detached(Exception):
@@ -107,10 +111,12 @@ def converse(stream: "Attachment", wishes: Wishes) -> int:
             stack.enter_context(raw_mode(0))
             stack.enter_context(_handled((signal.SIGTERM, signal.SIGHUP), _leave))
         if wishes.terminal and os.isatty(1):
+            if wishes.redraw:
+                _tell_size(stream, taller=1)
             _tell_size(stream)
             stack.enter_context(_handled((signal.SIGWINCH,), lambda _number, _frame: _tell_size(stream)))
-        if wishes.forward and not wishes.terminal:
-            stack.enter_context(_handled(FORWARDED, _forwarder(wishes.forward)))
+        if wishes.forward:
+            stack.enter_context(_handled(FORWARDED, _forwarder(wishes.forward, wishes.terminal)))
         detached: list[bool] = []
         if wishes.stdin:
             _start_pump(stream, KeyFilter(wishes.keys if wishes.terminal else b""), detached)
@@ -164,28 +170,30 @@ def _leave(number: int, _frame: FrameType | None) -> None:
     sys.exit(128 + number)
 
 
-def _forwarder(forward: Callable[[signal.Signals], None]) -> Callable[[int, FrameType | None], None]:
+def _forwarder(forward: Callable[[signal.Signals], None], terminal: bool) -> Callable[[int, FrameType | None], None]:
     interrupts = 0
 
-    def handle(number: int, _frame: FrameType | None) -> None:
+    def handle(number: int, frame: FrameType | None) -> None:
         nonlocal interrupts
         interrupts += number in (signal.SIGINT, signal.SIGTERM)
         if interrupts > PATIENCE:
             raise KeyboardInterrupt
         with contextlib.suppress(MinidockerError, OSError):  # it may have ended meanwhile
             forward(signal.Signals(number))
+        if number == signal.SIGHUP and terminal:
+            _leave(number, frame)  # our terminal has been closed: there is nobody left to show anything to
 
     return handle
 
 
-def _tell_size(stream: "Attachment") -> None:
+def _tell_size(stream: "Attachment", taller: int = 0) -> None:
     """Tell the container's terminal how large ours is.
 
     May interrupt the pump in the middle of a send: what a terminal gives at once is small enough to go out whole.
     """
     with contextlib.suppress(OSError):  # the container may have ended, or the terminal be closed
         columns, rows = os.get_terminal_size(1)
-        stream.resize(rows, columns)
+        stream.resize(rows + taller, columns)
 
 
 def _start_pump(stream: "Attachment", keys: KeyFilter, detached: list[bool]) -> None:
@@ -205,4 +213,8 @@ def _start_pump(stream: "Attachment", keys: KeyFilter, detached: list[bool]) -> 
         except OSError:
             return  # the container has ended, or our terminal has gone
 
+    # No signal is for that thread: the kernel may give it two that come at once, and Python answers in the main one
+    # only, which would not be woken. A thread begins with its parent's mask.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     threading.Thread(target=pump, daemon=True).start()
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -23,7 +23,9 @@ NETWORKS = ("bridge", "none", "host")
 def specify(container_id: str, image: ImageConfig, options: RunOptions, root: str) -> Spec:
     """Return what the container is to be: the image's configuration, changed by the options.
 
-    Volumes without a name get a folder of their own below `root`. Raises: InvalidArgument, in docker's words.
+    Volumes get a folder of their own below `root`, which is not made yet. Pure but for the names of those without one.
+
+    Raises: InvalidArgument, in docker's words.
     """
     config = image.config
     processors = os.cpu_count() or 1
@@ -97,9 +99,10 @@ def exposed_ports(config: Json, options: RunOptions) -> tuple[str, ...]:
 
 
 def kept_capabilities(options: RunOptions) -> tuple[str, ...]:
-    """Return the container's capabilities.
+    """Return a container's capabilities.
 
-    Where the kernel does not keep device nodes from being opened, a container may not make any.
+    Where the kernel does not keep device nodes from being opened, it may not make any; and then it may not open those
+    of its image either, see `minidocker.container.rootfs.without_devices`.
     """
     kept = capabilities.choose(options.cap_add, options.cap_drop, options.privileged)
     asked = "MKNOD" in {name.upper().removeprefix("CAP_") for name in options.cap_add}
@@ -124,9 +127,7 @@ def mounts(config: Json, options: RunOptions, root: str) -> tuple[Mount, ...]:
 
 
 def _with_source(mount: Mount, root: str) -> Mount:
-    """Make sure that what is mounted exists: docker makes missing folders of the host, too."""
-    if mount.kind == "volume":
-        mount = mount._replace(source=f"{root}/volumes/{mount.name or os.urandom(32).hex()}/_data")
-    if mount.kind != "tmpfs" and not os.path.lexists(mount.source):
-        os.makedirs(mount.source)
-    return mount
+    """Say where a volume lies."""
+    if mount.kind != "volume":
+        return mount
+    return mount._replace(source=f"{root}/volumes/{mount.name or os.urandom(32).hex()}/_data")

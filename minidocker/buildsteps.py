@@ -6,16 +6,16 @@ from typing import NamedTuple
 
 from minidocker import engine as stories
 from minidocker import storage
-from minidocker.assemble import DEFAULT_PATH
+from minidocker.assemble import DEFAULT_PATH, kept_capabilities
 from minidocker.build import builder
 from minidocker.build.builder import BuildOptions, RunStep
 from minidocker.container.lifecycle import merge_env
+from minidocker.container.options import RunOptions
 from minidocker.container.records import Container
 from minidocker.container.spec import Mount, Spec
 from minidocker.engine import Engine
 from minidocker.errors import ContainerNotFound, ImageNotFound
 from minidocker.image.store import Image
-from minidocker.linux import capabilities
 from minidocker.progress import Progress
 
 
@@ -54,7 +54,7 @@ def run_step(engine: Engine, step: RunStep) -> StepResult:
         layers=step.layers,
         mounts=tuple(Mount("bind", source, target, read_only=True) for source, target in step.mounts),
         network=step.network,
-        capabilities=capabilities.choose((), ()),
+        capabilities=kept_capabilities(RunOptions()),
     )
     container = engine.containers.create("", "", "", spec, step.container_id)
     with contextlib.ExitStack() as on_failure:

@@ -33,7 +33,8 @@ def lowers(engine: Engine, container: Container) -> list[str]:
 
 
 def prepare(engine: Engine, container: Container, report: Report) -> None:
-    """Make the folders that a new container's root needs."""
+    """Make the folders that a new container's root needs, and those of the host that it mounts and that are missing."""
+    _make_sources(container)
     folder = engine.containers.path(container.id)
     for name in ("init", "upper", "work", "merged"):
         os.mkdir(f"{folder}/{name}", 0o755)
@@ -47,18 +48,32 @@ def prepare(engine: Engine, container: Container, report: Report) -> None:
         flatten(lowers(engine, container), f"{folder}/rootfs")
 
 
+def _make_sources(container: Container) -> None:
+    """Make the folders of its volumes, and what else of the host it mounts and is missing, as docker does."""
+    for mount in container.spec.mounts:
+        if mount.kind != "tmpfs" and not os.path.lexists(mount.source):
+            os.makedirs(mount.source, exist_ok=True)  # another container may make it now
+            os.chmod(mount.source, 0o755)
+
+
 def _make_init_layer(init: str, below: list[str]) -> None:
-    """Put into `init` what the image lacks; the directories on the way are as they are in the image."""
-    lacking = [path for path in (*MOUNT_POINTS, *MOUNTED_FILES) if not overlay.lookup(path, below)]
-    if any(path in MOUNTED_FILES for path in lacking):
-        os.makedirs(f"{init}/etc", 0o755)
-    for path in lacking:
-        if path in MOUNTED_FILES:
+    """Put into `init` what the image lacks; /etc is as it is in the image.
+
+    Where that is a symbolic link, the files in it are made when they are mounted, wherever it leads in the container.
+    """
+    for path in MOUNT_POINTS:
+        if not overlay.lookup(path, below):
+            os.mkdir(f"{init}{path}")
+            os.chmod(f"{init}{path}", 0o755)
+    etc = overlay.lookup("/etc", below)
+    if etc and (os.path.islink(etc) or not os.path.isdir(etc)):
+        return
+    os.makedirs(f"{init}/etc", exist_ok=True)
+    for path in MOUNTED_FILES:
+        if not overlay.lookup(path, below):
             os.close(os.open(f"{init}{path}", os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
-        else:
-            os.makedirs(f"{init}{path}", 0o755, exist_ok=True)
-    if os.path.isdir(f"{init}/etc") and (original := overlay.lookup("/etc", below)):
-        trees.copy_attributes(original, f"{init}/etc", os.stat(original, follow_symlinks=False))
+    if etc:
+        trees.copy_attributes(etc, f"{init}/etc", os.stat(etc))
 
 
 def overlay_works(engine: Engine, report: Report) -> bool:
@@ -85,7 +100,8 @@ def _try_overlay(engine: Engine) -> bool:
     from minidocker.container.spec import Spec
     from minidocker.errors import StartError
 
-    trial = Container("0" * 64, "", "", "", "", Spec(args=()), records.State())
+    # Named as what is left of a removed container: should we be killed, `system prune` deletes it.
+    trial = Container(f"{os.urandom(8).hex()}.removed", "", "", "", "", Spec(args=()), records.State())
     folder = engine.containers.path(trial.id)
     os.makedirs(engine.containers.layers, exist_ok=True)
     try:

@@ -132,7 +132,7 @@ def merge_env(first: tuple[str, ...], second: tuple[str, ...]) -> tuple[str, ...
     return tuple(f"{name}={value}" for name, value in merged.items())
 
 
-def send_signal(container: Container, number: signal.Signals) -> None:
+def send_signal(container: Container, number: int) -> None:
     """Send a signal to the container's first process, and to no other that has come to have its number.
 
     See: pidfd_open(2): a descriptor stands for one process, a number for whoever has it.

@@ -4,6 +4,7 @@
 namespace. The child that fails at any step tells the shim why and exits: it never goes on with half its isolation.
 """
 
+import contextlib
 import fcntl
 import os
 import signal
@@ -27,6 +28,7 @@ from minidocker.linux.syscalls import (
 
 TIOCGPTN = 0x80045430  # see: ioctl_tty(2)
 TIOCSPTLCK = 0x40045431
+TIOCGPTPEER = 0x5441
 
 
 class Parent(NamedTuple):
@@ -66,9 +68,7 @@ def be_born(spec: Spec, layout: rootfs.Layout, streams: Streams, parent: Parent)
     if spec.hostname and own_network:
         syscalls.sethostname(spec.hostname)
     rootfs.build(spec, layout)
-    rootfs.pivot(layout.merged, spec.read_only)
-    if not spec.privileged:
-        rootfs.protect()
+    rootfs.pivot(layout.merged, rootfs.without_devices(spec) | (syscalls.MS_RDONLY if spec.read_only else 0))
     if spec.terminal:
         streams = open_terminal(parent, console=True)
     parent.wait_for_go()
@@ -107,10 +107,12 @@ def open_terminal(parent: Parent, console: bool) -> Streams:
     fcntl.ioctl(master, TIOCSPTLCK, struct.pack("i", 0))
     number = struct.unpack("i", fcntl.ioctl(master, TIOCGPTN, struct.pack("i", 0)))[0]
     path = f"/dev/pts/{number}"
-    slave = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    # Of the master itself and not by its path, which could lead elsewhere in a container that runs already.
+    slave = fcntl.ioctl(master, TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
     if console:
-        os.close(os.open("/dev/console", os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o620))
-        syscalls.mount(path, "/dev/console", flags=syscalls.MS_BIND)
+        with contextlib.suppress(FileExistsError):  # the user has mounted a /dev of their own
+            os.mknod("/dev/console", 0o620)
+        syscalls.mount(f"/proc/self/fd/{slave}", "/dev/console", flags=syscalls.MS_BIND)
     parent.give_terminal(master)
     os.close(master)
     explain.step(f"ioctl({path}, TIOCSCTTY)", f"setsid --ctty sh <{path} >{path} 2>&1")
@@ -161,9 +163,13 @@ def enter_workdir(path: str, make: bool) -> None:
 def connect_streams(streams: Streams, identity: security.Identity) -> None:
     """Make `streams` descriptors 0, 1 and 2, owned by the user, and close every other one on exec.
 
-    The owner matters to programs that open /dev/stdout again.
+    The owner matters to programs that open /dev/stdout again. The container's own /dev/null it has to be, for what is
+    done to a descriptor is done to the file; and no other file, for its root may put anything in that place, and we
+    can open more than it can.
     """
-    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    null = os.open("/dev/null", os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    if os.fstat(null).st_rdev != os.makedev(*rootfs.DEVICES["null"]):
+        raise StartError("the container's /dev/null is another file")
     for number, fd in enumerate(streams):
         if fd >= 0:
             os.fchown(fd, identity.uid, -1)

@@ -3,6 +3,7 @@
 The command line and the Python API both fill a `RunOptions`; `minidocker.engine.create` makes a `Spec` of it.
 """
 
+import posixpath
 import re
 import signal
 from typing import NamedTuple
@@ -108,7 +109,7 @@ def parse_volume(text: str) -> Mount:
             f"invalid volume specification: '{text}': invalid mount config for type \"volume\": "
             f"invalid mount path: '{target}' mount path must be absolute"
         )
-    if target.rstrip("/") == "":
+    if posixpath.normpath(target) in ("/", "//"):
         raise InvalidArgument(f"invalid volume specification: '{text}': destination can't be '/'")
     if source.startswith("/"):
         return Mount("bind", source, target, "ro" in modes)
@@ -131,14 +132,20 @@ def parse_tmpfs(text: str) -> Mount:
     return Mount("tmpfs", "tmpfs", target, options=options)
 
 
-def parse_signal(text: str) -> signal.Signals:
-    """Return the signal that `KILL`, `SIGKILL` or `9` names.
+def parse_signal(text: str) -> int:
+    """Return the number of the signal that `KILL`, `SIGKILL`, `9` or `RTMIN+3` names.
+
+    See: signal(7), Real-time signals: systemd as process 1 is stopped by SIGRTMIN+3.
 
     Raises: InvalidArgument, in docker's words.
     """
+    name, plus, distance = text.upper().removeprefix("SIG").partition("+" if "+" in text else "-")
     try:
-        if text.isdigit():
-            return signal.Signals(int(text))
-        return signal.Signals["SIG" + text.upper().removeprefix("SIG")]
+        number = int(name) if name.isdecimal() else int(signal.Signals[f"SIG{name}"])
+        if plus and name in ("RTMIN", "RTMAX"):
+            number += int(plus + distance)
+        elif plus or number not in signal.valid_signals():
+            raise ValueError
+        return number
     except (KeyError, ValueError):
         raise InvalidArgument(f"invalid signal: {text}") from None

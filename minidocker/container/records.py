@@ -166,7 +166,11 @@ class Containers:
                 attempt += 1
             container = Container(container_id, name, image, image_id, now(), spec, State())
             os.mkdir(self.path(container_id), 0o710)
-            self._write_record(container)
+            try:
+                self._write_record(container)
+            except BaseException:  # a full disk, say
+                os.rmdir(self.path(container_id))
+                raise
         return container
 
     def _write_record(self, container: Container) -> None:

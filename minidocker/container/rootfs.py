@@ -4,27 +4,16 @@
 host never sees these mounts and they end with the container; `pivot` makes it the root and lets the old one go.
 """
 
-import contextlib
+import fcntl
 import os
 import stat
 from typing import NamedTuple
 
 from minidocker import explain
+from minidocker.container.mounting import Attach, attach_inside, attach_upon, found, open_inside, refuse_link, restrict
 from minidocker.container.spec import Mount, Spec
-from minidocker.errors import StartError
 from minidocker.linux import syscalls, trees, userns
-from minidocker.linux.syscalls import (
-    MS_BIND,
-    MS_NOATIME,
-    MS_NODEV,
-    MS_NODIRATIME,
-    MS_NOEXEC,
-    MS_NOSUID,
-    MS_PRIVATE,
-    MS_RDONLY,
-    MS_REC,
-    MS_REMOUNT,
-)
+from minidocker.linux.syscalls import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_PRIVATE, MS_RDONLY, MS_REC
 
 # mount(2) takes at most a page of options.
 _LARGEST_OPTIONS = 4095
@@ -50,21 +39,7 @@ MASKED_PATHS = (
     "/proc/timer_list",
 ) + ("/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware", "/sys/devices/virtual/powercap")
 READ_ONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
-
-
-class Attach(NamedTuple):
-    """One mount: `target` is a path inside the container's root; `flags` are mount(2)'s; `file` makes a file of it.
-
-    `fills` says that what the image has there is first copied into `source`, when that is still empty.
-    """
-
-    source: str
-    target: str
-    fstype: str = ""
-    flags: int = 0
-    data: str = ""
-    file: bool = False
-    fills: bool = False
+KERNEL_MOUNTS = 6  # so many of a plan's mounts, the first, are the kernel's own filesystems
 
 
 class Layout(NamedTuple):
@@ -121,17 +96,27 @@ def plan(spec: Spec, container: str, mapped: bool = False, has_tty_group: bool =
         flags = MS_BIND | (MS_RDONLY if spec.read_only else 0)
         mounts.append(Attach(f"{container}/{name}", f"/etc/{name}", flags=flags, file=True))
     for mount in sorted(spec.mounts, key=lambda mount: mount.target.count("/")):
-        mounts += user_mount(mount)
+        mounts += user_mount(mount, without_devices(spec))
     return mounts
 
 
-def user_mount(mount: Mount) -> list[Attach]:
+def without_devices(spec: Spec) -> int:
+    """Return the flag for what an image has filled, where a container may not make device nodes.
+
+    Then it may not open those either that the image brings along: without a cgroup that says which, nothing else would
+    keep it from the host's disks.
+    """
+    return 0 if "MKNOD" in spec.capabilities else MS_NODEV
+
+
+def user_mount(mount: Mount, volume_flags: int = 0) -> list[Attach]:
     """Say how one `-v` or `--tmpfs` is mounted."""
     if mount.kind == "tmpfs":
         flags, data = _tmpfs_options(mount.options)
         return [Attach("tmpfs", mount.target, "tmpfs", flags, data)]
     is_file = mount.kind == "bind" and os.path.exists(mount.source) and not os.path.isdir(mount.source)
     flags = MS_BIND | MS_REC | (MS_RDONLY if mount.read_only else 0)
+    flags |= volume_flags if mount.kind == "volume" else 0
     return [Attach(mount.source, mount.target, flags=flags, file=is_file, fills=mount.kind == "volume")]
 
 
@@ -151,18 +136,30 @@ def _tmpfs_options(options: str) -> tuple[int, str]:
 
 
 def build(spec: Spec, layout: Layout) -> None:
-    """Mount the container's root and everything in it. The caller is alone in its mount namespace."""
+    """Mount the container's root and everything in it. The caller is alone in its mount namespace.
+
+    What the user and the image want mounted comes last: until then nobody but us and the kernel has a say in what lies
+    in /proc, /sys and /dev, and what protects them is made of them (the class of CVE-2025-31133).
+    """
     # First of all, nothing that is mounted from here on may show on the host, nor the other way round.
     syscalls.mount("none", "/", flags=MS_REC | MS_PRIVATE)
     mount_layers(spec.layers, layout)
     root = os.open(layout.merged, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     mapped = userns.is_mapped()
-    for attach in plan(spec, layout.container, mapped, userns.has_id(5)):
+    mounts = plan(spec, layout.container, mapped, userns.has_id(5))
+    for attach in mounts:
         if attach.fills:
             _fill_volume(root, attach)
+    for name in ("proc", "sys"):
+        refuse_link(root, name)
+    for attach in mounts[:KERNEL_MOUNTS]:
         attach_inside(root, attach)
     _make_devices(root, spec.privileged, mapped)
     _mount_cgroups(root, spec.privileged)
+    if not spec.privileged:
+        protect(root)
+    for attach in mounts[KERNEL_MOUNTS:]:
+        attach_inside(root, attach)
     os.close(root)
 
 
@@ -175,94 +172,15 @@ def mount_layers(diff_ids: tuple[str, ...], layout: Layout, read_only: bool = Fa
     layers = tuple(diff_id.removeprefix("sha256:") for diff_id in diff_ids)
     mapped = userns.is_mapped()
     options = overlay_options(layers, layout.container, read_only, mapped)
+    opened: list[int] = []
     if len(options) > _LARGEST_OPTIONS:  # more than 60 layers: name them by open descriptors, which is short
-        opened = [str(os.open(layer, os.O_PATH | os.O_CLOEXEC)) for layer in layers]
+        opened = [os.open(layer, os.O_PATH | os.O_CLOEXEC) for layer in layers]
         os.chdir("/proc/self/fd")
-        options = overlay_options(tuple(opened), layout.container, read_only, mapped)
+        options = overlay_options(tuple(map(str, opened)), layout.container, read_only, mapped)
     syscalls.mount("overlay", layout.merged, "overlay", data=options)
     os.chdir("/")
-
-
-def open_target(root: int, path: str, file: bool = False, links: int = 40) -> int:
-    """Open a mount point inside `root`, making it where it is missing; return an O_PATH descriptor.
-
-    A mount goes to this descriptor, never to a path again: the image decides what its paths are, symbolic links
-    included, and must not decide what of the host is mounted upon (the class of CVE-2021-30465).
-    """
-    parts = [part for part in path.split("/") if part]
-    for depth in range(1, len(parts) + 1):
-        with contextlib.suppress(FileNotFoundError):
-            os.close(_open_inside(root, "/".join(parts[:depth])))
-            continue
-        name, rest = parts[depth - 1], parts[depth:]
-        parent = _open_inside(root, "/".join(parts[: depth - 1]) or ".")
-        try:
-            if file and not rest:
-                os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=parent))
-            else:
-                os.mkdir(name, 0o755, dir_fd=parent)
-        except FileExistsError:  # a link to what is missing: make that, inside the root
-            if not links:
-                raise
-            leads_to = os.path.join("/", *parts[: depth - 1], os.readlink(name, dir_fd=parent), *rest)
-            return open_target(root, leads_to, file, links - 1)
-        finally:
-            os.close(parent)
-    return _open_inside(root, "/".join(parts) or ".")
-
-
-def _open_inside(root: int, path: str) -> int:
-    """Open a path as if `root` were `/`: no `..` and no link leads out.
-
-    See: openat2(2), RESOLVE_IN_ROOT; magic links would lead to other processes' files.
-    """
-    resolve = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS
-    return syscalls.openat2(root, path, os.O_PATH, resolve=resolve)
-
-
-def attach_inside(root: int, attach: Attach) -> None:
-    """Carry out one mount of a plan below the open directory `root`."""
-    target = open_target(root, attach.target, attach.file)
-    try:
-        _mount_at(target, attach)
-    except OSError as error:
-        if attach.flags & MS_BIND and error.errno in (2, 20):  # ENOENT, ENOTDIR
-            kind = "no such file or directory" if error.errno == 2 else "one is a directory and the other is not"
-            raise StartError(f"cannot mount {attach.source} at {attach.target}: {kind}") from error
-        raise
-    finally:
-        os.close(target)
-
-
-def _mount_at(target: int, attach: Attach) -> None:
-    """Mount at an open mount point; read-only by a second call, on the mount that the first one has made.
-
-    Read-only at once would ask it of the filesystem itself, which the host may have mounted, too (sysfs, cgroup).
-    """
-    where = f"/proc/self/fd/{target}"
-    first = attach.flags & (MS_BIND | MS_REC) if attach.flags & MS_BIND else attach.flags & ~MS_RDONLY
-    syscalls.mount(attach.source, where, attach.fstype, first, attach.data)
-    if attach.flags & MS_RDONLY:
-        # The descriptor is of the directory below; nobody else is in this namespace yet to change the path.
-        make_read_only(os.readlink(where))
-
-
-def make_read_only(path: str) -> None:
-    """Make the mount at `path` read-only, and leave what else is set for it as it is."""
-    syscalls.mount("none", path, flags=MS_REMOUNT | MS_BIND | MS_RDONLY | locked_flags(path))
-
-
-def locked_flags(path: str) -> int:
-    """Return the mount flags at `path` that a remount must repeat.
-
-    See: mount_namespaces(7), on locked flags; statvfs(3).
-    """
-    now = os.statvfs(path).f_flag
-    pairs = (
-        *((os.ST_NOSUID, MS_NOSUID), (os.ST_NODEV, MS_NODEV), (os.ST_NOEXEC, MS_NOEXEC)),
-        *((os.ST_NOATIME, MS_NOATIME), (os.ST_NODIRATIME, MS_NODIRATIME), (os.ST_RELATIME, syscalls.MS_RELATIME)),
-    )
-    return sum(flag for bit, flag in pairs if now & bit)
+    for fd in opened:  # by an open folder of the host's, the container's paths could lead out of it
+        os.close(fd)
 
 
 def _make_devices(root: int, all_of_the_hosts: bool, mapped: bool) -> None:
@@ -270,7 +188,7 @@ def _make_devices(root: int, all_of_the_hosts: bool, mapped: bool) -> None:
 
     In a `mapped` user namespace nobody may make nodes: the host's own are bound there, one by one.
     """
-    dev = _open_inside(root, "dev")
+    dev = open_inside(root, "dev")
     old_mask = os.umask(0)
     nodes = {name: (0o666 | stat.S_IFCHR, os.makedev(*number)) for name, number in DEVICES.items()}
     if all_of_the_hosts:
@@ -327,27 +245,29 @@ def _mount_cgroups(root: int, writable: bool) -> None:
     for target, options in controllers.items():
         attach_inside(root, Attach("cgroup", target, "cgroup", flags, options))
     if not writable:
-        top = _open_inside(root, "sys/fs/cgroup")
-        make_read_only(os.readlink(f"/proc/self/fd/{top}"))
+        top = open_inside(root, "sys/fs/cgroup")
+        restrict(os.readlink(f"/proc/self/fd/{top}"), MS_RDONLY)
         os.close(top)
 
 
 def _fill_volume(root: int, attach: Attach) -> None:
     """Copy what the image has at a volume's place into the volume, when the volume is still empty."""
-    if os.listdir(attach.source):
-        return
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        place = _open_inside(root, attach.target.strip("/"))
-        trees.copy(f"/proc/self/fd/{place}/.", attach.source)
-        os.close(place)
+    volume = os.open(attach.source, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(volume, fcntl.LOCK_EX)  # against another container that fills the same one
+        with found(root, attach.target) as place:
+            if place and os.path.isdir(place) and not os.listdir(volume):
+                trees.copy(f"{place}/.", attach.source)
+    finally:
+        os.close(volume)
 
 
-def pivot(merged: str, read_only: bool) -> None:
+def pivot(merged: str, flags: int) -> None:
     """Make `merged` the root of this mount namespace and detach everything else.
 
     chroot(2) would leave the old root mounted, a few `..` away from any process that keeps a descriptor to it;
     pivot_root takes it out of the namespace altogether. With both names ".", the old root is stacked on the new one,
-    and no directory is needed to hold it.
+    and no directory is needed to hold it. `flags` are what the new root is restricted by.
 
     See: pivot_root(2), notes.
     """
@@ -355,21 +275,23 @@ def pivot(merged: str, read_only: bool) -> None:
     syscalls.pivot_root(".", ".")
     syscalls.umount2(".", syscalls.MNT_DETACH)
     os.chdir("/")
-    if read_only:
-        make_read_only("/")
+    if flags:
+        restrict("/", flags)
 
 
-def protect() -> None:
-    """Hide and write-protect what of /proc and /sys speaks to the whole machine. The caller is in its new root.
+def protect(root: int) -> None:
+    """Hide and write-protect what of /proc and /sys speaks to the whole machine.
 
     A masked file is covered by /dev/null, a masked directory by an empty, read-only tmpfs.
     """
     for path in READ_ONLY_PATHS:
-        if os.path.exists(path):
-            syscalls.mount(path, path, flags=MS_BIND | MS_REC)
-            make_read_only(path)
-    for path in MASKED_PATHS:
-        if os.path.isdir(path):
-            syscalls.mount("tmpfs", path, "tmpfs", MS_RDONLY)
-        elif os.path.exists(path):
-            syscalls.mount("/dev/null", path, flags=MS_BIND)
+        with found(root, path) as here:
+            if here:
+                attach_upon(here, Attach(here, path, flags=MS_BIND | MS_REC | MS_RDONLY))
+    with found(root, "/dev/null") as null:
+        for path in MASKED_PATHS:
+            with found(root, path) as here:
+                if here and os.path.isdir(here):
+                    attach_upon(here, Attach("tmpfs", path, "tmpfs", MS_RDONLY))
+                elif here:
+                    attach_upon(here, Attach(null, path, flags=MS_BIND))

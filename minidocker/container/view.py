@@ -13,7 +13,7 @@ import os
 import socket
 from collections.abc import Iterator
 
-from minidocker.container import launch, rootfs, stream
+from minidocker.container import launch, mounting, rootfs, stream
 from minidocker.container.records import Container, Containers
 from minidocker.errors import StartError
 from minidocker.linux import syscalls
@@ -63,7 +63,7 @@ def main() -> None:
             root = os.open(layout.merged, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             for mount in spec.mounts:
                 for attach in rootfs.user_mount(mount):
-                    rootfs.attach_inside(root, attach)
+                    mounting.attach_inside(root, attach)
         connection.sendall(stream.pack(stream.CREATED))
     except (OSError, StartError) as error:
         connection.sendall(stream.pack(stream.FAILED, json.dumps({"error": str(error)}).encode()))

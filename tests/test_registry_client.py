@@ -460,7 +460,8 @@ def test_a_small_blob_goes_in_one_piece() -> None:
 @pytest.mark.parametrize("minimum", ["", "6000000", "nonsense"])
 def test_a_large_blob_goes_in_chunks(minimum: str) -> None:
     data = bytes(range(256)) * 40000
-    uploads, sent = Uploads(minimum=minimum), []
+    uploads = Uploads(minimum=minimum)
+    sent: list[int] = []
     with loopback(uploads) as web:
         connect(web.host).upload("thing", BLOB, len(data), io.BytesIO(data), sent.append)
         assert len(web.paths("PATCH")) == (1 if minimum == "6000000" else 2)

@@ -32,7 +32,9 @@ CASES = sorted({0, 1, 2**32 - 1, 2**63, 2**64 - 1, *_CLONE, *_FAMILIES, *_PERSON
 def interpret(program: bytes, number: int, architecture: str, arguments: tuple[int, ...]) -> int:
     """Return what a filter says of a call, as the kernel would.
 
-    Raises: struct.error when it looks at an argument and there are none. See: the kernel's Documentation/networking/filter.rst; struct seccomp_data.
+    See: the kernel's Documentation/networking/filter.rst; struct seccomp_data.
+
+    Raises: struct.error when it looks at an argument and there are none.
     """
     audit, first = AUDIT[architecture]
     data = struct.pack(f"<IIQ{len(arguments)}Q", number + first, audit, 0, *arguments)

@@ -1,0 +1,128 @@
+"""Test minidocker in a small virtual machine, where control groups are of version 2: what `make test-vm` does.
+
+    vm.py                      the tests, first on a bare kernel, then under systemd
+    vm.py plain|systemd WORDS  one of both; WORDS are pytest's
+    vm.py shell plain|systemd  a shell on the machine's console; `exit` ends the machine
+
+The processor is emulated (no KVM is needed), which makes everything some ten times slower than here.
+"""
+
+import os
+import re
+import select
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import vm_image
+from prepare import SetUpError, install_packages
+
+MODES = {"plain": "tests/test_limits.py tests/vm", "systemd": "tests/test_limits.py tests/vm"}
+HOST_PACKAGES = ("qemu-system-x86", "debootstrap", "e2fsprogs")
+LIMIT = int(os.environ.get("MINIDOCKER_VM_SECONDS", "1200"))
+# The kernel says only what is serious, so that the tests can be read; an end of the machine is an end of qemu.
+KERNEL_LINE = "console=ttyS0 quiet loglevel=3 panic=-1 systemd.show_status=false mode={}"
+
+
+class Outcome(NamedTuple):
+    """How the tests of one machine ended: exit code (124 for out of time), pytest's last line, seconds to the start."""
+
+    code: int
+    summary: str
+    boot: float
+
+
+def main(words: list[str]) -> int:
+    """Carry out the command line; return its exit code."""
+    if os.geteuid() != 0:
+        raise SetUpError("the machine's disks are made by root: run this as root")
+    install_packages(HOST_PACKAGES)
+    if words[:1] == ["shell"]:
+        return shell((words[1:] or ["plain"])[0])
+    chosen = [words[0]] if words else list(MODES)
+    outcomes = {mode: run_tests(mode, shlex.join(words[1:]) or MODES[mode]) for mode in chosen}
+    print()
+    for mode, outcome in outcomes.items():
+        print(f"vm {mode:<8} {outcome.summary}  (up after {outcome.boot:.0f} s; console: {log_path(mode)})")
+    return max(outcome.code for outcome in outcomes.values())
+
+
+def run_tests(mode: str, tests: str) -> Outcome:
+    """Boot a machine, show what its tests say as they say it, and return how they ended."""
+    machine = vm_image.machine(f"MINIDOCKER_VM={mode} python3 -m pytest -v -rs --color=no {tests}")
+    print(f"--- vm {mode}: booting", flush=True)
+    started, boot, summary, code = time.monotonic(), 0.0, "", -1
+    argv = [*qemu(machine, mode), "-serial", "stdio"]
+    with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as guest:
+        try:
+            for line in console(guest, log_path(mode), started + LIMIT):
+                if line == "vm: ready":
+                    boot = time.monotonic() - started
+                elif ended := re.fullmatch(r"vm: ended with (\d+)", line):
+                    code = int(ended[1])
+                elif boot and code < 0:
+                    print(f"    {line}", flush=True)
+                    summary = line.strip("= ") if re.match(r"=+ .* in [\d.]+s", line) else summary
+        except TimeoutError:
+            return Outcome(124, f"not done after {LIMIT} s (MINIDOCKER_VM_SECONDS)", boot)
+        finally:
+            guest.kill()
+    if code < 0:
+        return Outcome(125, "the machine ended before the tests did", boot)
+    return Outcome(code, summary or f"exit code {code}", boot)
+
+
+def console(guest: subprocess.Popen[bytes], log: str, deadline: float) -> Iterator[str]:
+    """Yield the lines of the guest's serial console, without ends and colours, and write them to a file.
+
+    Raises: TimeoutError when the deadline comes before the end.
+    """
+    output, pending = guest.stdout.fileno() if guest.stdout else -1, b""
+    with open(log, "wb") as file:
+        while True:
+            if not select.select([output], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                raise TimeoutError
+            data = os.read(output, 65536)
+            if not data:
+                return
+            file.write(data)
+            file.flush()
+            *lines, pending = (pending + data).split(b"\n")
+            for line in lines:
+                yield (
+                    re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", line.decode(errors="replace")).rstrip("\r").rpartition("\r")[2]
+                )
+
+
+def shell(mode: str) -> int:
+    """Boot a machine with a shell on this terminal."""
+    machine = vm_image.machine("setsid -c sh -i")
+    return subprocess.run([*qemu(machine, mode), "-serial", "stdio"], check=False).returncode
+
+
+def qemu(machine: vm_image.Machine, mode: str) -> list[str]:
+    """Return the emulator's command line: two processors, 2 GB, no network; the disks are left as they are."""
+    argv = ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "2048"]
+    argv += ["-nodefaults", "-no-reboot", "-display", "none", "-nic", "none"]
+    for disk in machine.disks:
+        argv += ["-drive", f"file={disk},format=raw,if=virtio,snapshot=on,cache=unsafe"]
+    return [*argv, "-kernel", machine.kernel, "-initrd", machine.initramfs, "-append", KERNEL_LINE.format(mode)]
+
+
+def log_path(mode: str) -> str:
+    """Return where the console of a mode's last machine is written to."""
+    return f"{vm_image.CACHE}/console.{mode}"
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] and sys.argv[1] not in (*MODES, "shell"):
+        sys.exit(__doc__)
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except SetUpError as problem:
+        sys.exit(f"vm: {problem}")
+    except KeyboardInterrupt:
+        sys.exit("\nvm: interrupted; what was made is kept")

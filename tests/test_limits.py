@@ -1,0 +1,224 @@
+"""Limits that bite, with the real kernel: what is over the limit dies or waits, and the machine does not notice.
+
+Written for both versions of control groups: the machine at hand has one of them, and `make test-vm` has version 2.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from conftest import Minidocker
+from leaks import cgroup_folders
+from minidocker.container import cgroups
+
+pytestmark = pytest.mark.root
+
+VERSION = 2 if set(cgroups.mounted()) == {"unified"} else 1
+BOMB = "b() { b | b & }; b; sleep 1000"
+SPIN = "while :; do :; done"
+
+
+@pytest.fixture
+def home(minidocker: Minidocker, busybox_image: str) -> Iterator[Minidocker]:
+    """Return the command, with busybox in its store; the containers that a test left running go by force."""
+    yield minidocker
+    minidocker("rm", "-f", *minidocker.ok("ps", "-aq").split())
+
+
+def state(home: Minidocker, name: str) -> dict[str, object]:
+    found: dict[str, object] = json.loads(home.ok("inspect", name))[0]["State"]
+    return found
+
+
+def own_cgroup(pid: object) -> dict[str, str]:
+    """Return the folder of a process in each hierarchy: by controller, and under `` for version 2."""
+    with open(f"/proc/{pid}/cgroup") as file:
+        paths = {name: line.rstrip("\n").split(":", 2) for line in file for name in line.split(":")[1].split(",")}
+    places = cgroups.mounted()
+    return {
+        name: places[name or "unified"] + path for name, (_, _, path) in paths.items() if (name or "unified") in places
+    }
+
+
+def value(pid: object, controller: str, file_v1: str, file_v2: str) -> str:
+    """Return what a control file of the container's says, found through its process."""
+    folders = own_cgroup(pid)
+    path = f"{folders['']}/{file_v2}" if VERSION == 2 else f"{folders[controller]}/{file_v1}"
+    with open(path) as file:
+        return file.read().strip()
+
+
+def test_an_allocation_over_the_limit_ends_with_137_and_oomkilled(home: Minidocker) -> None:
+    done = home("run", "--name", "eater", "-m", "24m", "busybox", "dd", "if=/dev/zero", "of=/dev/null", "bs=200M")
+    assert done.returncode == 137
+    found = state(home, "eater")
+    assert (found["ExitCode"], found["OOMKilled"], found["Status"]) == (137, True, "exited")
+
+
+def test_a_child_over_the_limit_is_noticed(home: Minidocker) -> None:
+    script = "dd if=/dev/zero of=/dev/null bs=200M; echo the child: $?"
+    done = home("run", "--name", "parent", "-m", "24m", "busybox", "sh", "-c", script)
+    assert (done.returncode, done.stdout) == (0, "the child: 137\n")
+    assert state(home, "parent")["OOMKilled"] is True
+
+
+def test_what_stays_below_the_limit_lives(home: Minidocker) -> None:
+    home.ok("run", "--name", "small", "-m", "64m", "busybox", "dd", "if=/dev/zero", "of=/dev/null", "bs=8M", "count=2")
+    assert state(home, "small")["OOMKilled"] is False
+
+
+def test_files_in_memory_count(home: Minidocker) -> None:
+    """A tmpfs is memory: without this, /dev/shm would be a way around the limit."""
+    argv = ["-m", "24m", "--tmpfs", "/big:size=500m", "busybox", "dd", "if=/dev/zero", "of=/big/file", "bs=1M"]
+    assert home("run", "--name", "filler", *argv, "count=200").returncode == 137
+    assert state(home, "filler")["OOMKilled"] is True
+
+
+def test_a_fork_bomb_stays_in_its_box(home: Minidocker) -> None:
+    home.ok("run", "-d", "--name", "bomb", "--pids-limit", "40", "busybox", "sh", "-c", BOMB)
+    pid = state(home, "bomb")["Pid"]
+    most, slowest, until = 0, 0.0, time.monotonic() + 5
+    while time.monotonic() < until:
+        most = max(most, int(value(pid, "pids", "pids.current", "pids.current")))
+        started = time.monotonic()
+        subprocess.run(["/bin/true"], check=True)
+        slowest = max(slowest, time.monotonic() - started)
+        time.sleep(0.05)
+    assert 30 <= most <= 40, "the bomb did not go off, or got out"
+    assert slowest < 3, f"starting a program took {slowest:.1f} s beside the bomb"
+    assert home.ok("ps", "-q")
+    home.ok("rm", "-f", "bomb")
+
+
+def test_half_a_processor_is_half_a_processor(home: Minidocker) -> None:
+    """Measured by the processor time of the processes themselves, not by what the control group says."""
+    home.ok("run", "-d", "--name", "half", "--cpus", "0.5", "busybox", "sh", "-c", f"{SPIN} & {SPIN}")
+    pid = state(home, "half")["Pid"]
+    time.sleep(1)
+    shares = [share_of(pid, 3.0)]
+    while not 0.42 < shares[-1] < 0.58 and len(shares) < 5:  # a busy machine may leave it less
+        shares.append(share_of(pid, 3.0))
+    assert max(shares) < 0.6, f"it got more than half: {shares}"
+    assert 0.42 < shares[-1] < 0.58, f"it got {shares}"
+
+
+def share_of(pid: object, seconds: float) -> float:
+    """Return how many processors a container's processes used in the next seconds."""
+    started, before = time.monotonic(), processor_time(pid)
+    time.sleep(seconds)
+    return (processor_time(pid) - before) / (time.monotonic() - started)
+
+
+def processor_time(pid: object) -> float:
+    """Return the seconds of processor time of a process and its children. See: proc_pid_stat(5)."""
+    with open(f"/proc/{pid}/task/{pid}/children") as file:
+        pids = [str(pid), *file.read().split()]
+    ticks = 0
+    for number in pids:
+        with open(f"/proc/{number}/stat") as file:
+            fields = file.read().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def test_a_container_without_limits_has_none(home: Minidocker) -> None:
+    home.ok("run", "-d", "--name", "free", "busybox", "sleep", "1000")
+    pid = state(home, "free")["Pid"]
+    assert value(pid, "pids", "pids.max", "pids.max") == "max"
+    assert value(pid, "cpu", "cpu.cfs_quota_us", "cpu.max").split()[0] in ("-1", "max")
+
+
+def test_the_container_sees_its_own_cgroups_and_cannot_change_them(home: Minidocker) -> None:
+    script = """
+        cat /proc/self/cgroup | cut -d: -f3 | sort -u
+        cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null
+        for folder in /sys/fs/cgroup /sys/fs/cgroup/memory; do
+            [ -e $folder/cgroup.procs ] && mkdir $folder/mine
+        done
+        [ -e /sys/fs/cgroup/memory.max ] && echo max >/sys/fs/cgroup/memory.max
+        [ -e /sys/fs/cgroup/memory/tasks ] && echo -1 >/sys/fs/cgroup/memory/memory.limit_in_bytes
+        true
+    """
+    done = home("run", "--rm", "-m", "64m", "busybox", "sh", "-c", script)
+    assert done.stdout.split() == ["/", str(64 << 20)]
+    assert done.stderr.count("Read-only file system") == 2
+
+
+def test_nothing_is_left(home: Minidocker) -> None:
+    container = home.ok("run", "-d", "--name", "gone", "-m", "64m", "--pids-limit", "9", "busybox", "sleep", "1000")
+    assert [folder for folder in cgroup_folders() if container in folder]
+    home.ok("stop", "-t", "0", "gone")
+    assert not [folder for folder in cgroup_folders() if container in folder]
+    home.ok("start", "gone")
+    assert [folder for folder in cgroup_folders() if container in folder]
+    home.ok("rm", "-f", "gone")
+    assert not [folder for folder in cgroup_folders() if container in folder]
+
+
+def test_nothing_is_left_when_the_shim_is_killed(home: Minidocker) -> None:
+    container = home.ok("run", "-d", "--name", "orphan", "-m", "64m", "busybox", "sleep", "1000")
+    with open(f"{home.env['MINIDOCKER_ROOT']}/containers/{container}/state.json") as file:
+        shim = json.load(file)["shim"]
+    os.kill(shim, signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while state(home, "orphan")["Running"] and time.monotonic() < deadline:
+        time.sleep(0.1)
+    home.ok("rm", "-f", "orphan")
+    assert not [folder for folder in cgroup_folders() if container in folder]
+
+
+def test_exec_is_inside_the_limits(home: Minidocker) -> None:
+    home.ok("run", "-d", "--name", "outer", "-m", "24m", "busybox", "sleep", "1000")
+    done = home("exec", "outer", "dd", "if=/dev/zero", "of=/dev/null", "bs=200M")
+    assert done.returncode == 137
+
+
+# The kernel's log: a device of the whole machine's that every machine has, and no container may open.
+LOG = os.makedev(1, 11)
+OPEN_IT = "mknod /node c 1 11; : </node && echo opened it"
+
+
+def test_a_container_cannot_open_the_machines_devices(home: Minidocker) -> None:
+    with open("/dev/kmsg"):
+        done = home("run", "--rm", "busybox", "sh", "-c", OPEN_IT)
+    assert "opened it" not in done.stdout
+    assert "peration not permitted" in done.stderr
+
+
+def test_a_container_that_may_make_devices_cannot_open_them(home: Minidocker) -> None:
+    done = home("run", "--rm", "--cap-add", "MKNOD", "busybox", "sh", "-c", OPEN_IT)
+    assert done.stdout == ""
+    assert "can't open /node: Operation not permitted" in done.stderr
+
+
+def test_an_exec_with_every_capability_cannot_open_them(home: Minidocker) -> None:
+    home.ok("run", "-d", "--name", "outer", "busybox", "sleep", "1000")
+    done = home("exec", "--privileged", "outer", "sh", "-c", OPEN_IT)
+    assert done.stdout == ""
+    assert "can't open /node: Operation not permitted" in done.stderr
+
+
+def test_a_device_in_the_image_cannot_be_opened(home: Minidocker, tmp_path: Path) -> None:
+    """A hostile image brings the node along, and needs no capability to make it."""
+    tree = f"{tmp_path}/tree"
+    os.makedirs(f"{tree}/bin")
+    shutil.copy("/bin/busybox", f"{tree}/bin/sh")
+    os.mknod(f"{tree}/log", 0o020666, LOG)
+    os.mknod(f"{tree}/null", 0o020666, os.makedev(1, 3))
+    subprocess.run(["tar", "-C", tree, "-cf", f"{tmp_path}/image.tar", "."], check=True)
+    home.ok("import", f"{tmp_path}/image.tar", "hostile")
+    script = ": </null && echo null opened; : </log && echo log opened"
+    done = home("run", "--rm", "hostile", "/bin/sh", "-c", script)
+    assert done.stdout == "null opened\n"
+    assert "can't open /log: Operation not permitted" in done.stderr
+
+
+def test_a_privileged_container_may_open_them(home: Minidocker) -> None:
+    assert home.ok("run", "--rm", "--privileged", "busybox", "sh", "-c", OPEN_IT) == "opened it"

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -224,6 +225,21 @@ def test_isolation_never_fails_open(home: Engine, tmp_path: Path, step: str, mon
         engine.run(home, "busybox", RunOptions(command=("rm", "/host/marker"), mounts=mounts, remove=True))
     assert marker.exists()
     assert home.containers.list() == []
+
+
+def test_a_chroot_is_no_place_to_start_from(home: Engine, tmp_path: Path) -> None:
+    """Its outside would be one chroot(2) or one `exec` away."""
+    place = tmp_path / "jail"
+    place.mkdir()
+    script = (
+        f"mount --rbind / {place} && mount --make-rprivate {place} && "
+        f"exec chroot {place} {sys.executable} -m minidocker.cli.main run --rm --network none busybox true"
+    )
+    program = "import sys; from minidocker.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    script = script.replace("-m minidocker.cli.main", f"-c '{program}'")
+    done = subprocess.run(["unshare", "--mount", "sh", "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 125
+    assert "minidocker runs in a chroot" in done.stderr
 
 
 def test_output_and_errors_come_apart(home: Engine) -> None:

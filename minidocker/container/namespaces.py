@@ -67,6 +67,7 @@ def be_born(spec: Spec, layout: rootfs.Layout, streams: Streams, parent: Parent)
         network.let_users_serve()
     if spec.hostname and own_network:
         syscalls.sethostname(spec.hostname)
+    rootfs.refuse_chroot()
     rootfs.build(spec, layout)
     rootfs.pivot(layout.merged, rootfs.without_devices(spec) | (syscalls.MS_RDONLY if spec.read_only else 0))
     if spec.terminal:

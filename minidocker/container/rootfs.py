@@ -12,6 +12,7 @@ from typing import NamedTuple
 from minidocker import explain
 from minidocker.container.mounting import Attach, attach_inside, attach_upon, found, open_inside, refuse_link, restrict
 from minidocker.container.spec import Mount, Spec
+from minidocker.errors import StartError
 from minidocker.linux import syscalls, trees, userns
 from minidocker.linux.syscalls import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_PRIVATE, MS_RDONLY, MS_REC
 
@@ -133,6 +134,35 @@ def _tmpfs_options(options: str) -> tuple[int, str]:
         else:
             rest.append(option)
     return flags, ",".join(rest)
+
+
+def refuse_chroot() -> None:
+    """Make sure that this process's root is that of its mount namespace, in which it is alone. It has one thread.
+
+    In a chroot it is not: pivot_root(2) would move the chroot's root, and leave the namespace's in reach, for `exec`
+    and for whoever may call chroot(2). To join one's own namespace once more is to go to its root.
+
+    See: setns(2), mount namespaces. Raises: StartError.
+    """
+    before = _mount_of_root()
+    own = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    syscalls.setns(own, syscalls.CLONE_NEWNS)
+    os.close(own)
+    if _mount_of_root() != before:
+        raise StartError(
+            "minidocker runs in a chroot, which a container could leave: enter it by pivot_root(8) instead"
+        )
+
+
+def _mount_of_root() -> tuple[str, int]:
+    """Return which mount, and what of it, is this process's root. See: proc_pid_fdinfo(5), mnt_id."""
+    root = os.open("/", os.O_PATH | os.O_CLOEXEC)
+    try:
+        with open(f"/proc/self/fdinfo/{root}") as file:
+            mount = next(line for line in file if line.startswith("mnt_id:"))
+        return mount, os.fstat(root).st_ino
+    finally:
+        os.close(root)
 
 
 def build(spec: Spec, layout: Layout) -> None:

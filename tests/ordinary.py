@@ -103,7 +103,10 @@ class Ordinary:
         found = {}
         for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
             with contextlib.suppress(OSError), open(f"/proc/{pid}/status") as status:
-                uid = next(int(line.split()[1]) for line in status if line.startswith("Uid:"))
+                facts = dict(line.rstrip().split(":", 1) for line in status if ":" in line)
+                uid = int(facts["Uid"].split()[0])
+                if facts["State"].split()[0] == "Z":
+                    continue  # over, and only not waited for
                 if uid == self.account.pw_uid or (self._first and self._first <= uid < self._first + 65536):
                     with open(f"/proc/{pid}/cmdline") as file:
                         found[pid] = file.read().replace("\0", " ").strip()

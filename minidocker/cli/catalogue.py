@@ -48,6 +48,7 @@ COMMANDS = {
     "stop": Entry("containers", "Stop one or more running containers"),
     "tag": Entry("images", "Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE"),
     "top": Entry("containers", "Display the running processes of a container"),
+    "unshare": Entry("unshare", "Run a program in the user namespace of an ordinary user's containers"),
     "version": Entry("system", "Show the version information"),
     "wait": Entry("containers", "Block until one or more containers stop, then print their exit codes"),
     "container prune": Entry("prune", "Remove all stopped containers"),

@@ -138,8 +138,7 @@ def _without_root(command: Command, settings: Settings) -> Settings:
     """Use an ordinary user's own folders and, for what root has to do, the user namespace in which the user is root."""
     from minidocker.container import rootless
 
-    root = settings.root or os.environ.get("MINIDOCKER_ROOT") or rootless.default_root()
-    run = settings.run or os.environ.get("MINIDOCKER_RUN") or rootless.default_run()
+    root, run = rootless.folders(settings.root, settings.run)
     if command.root:
         rootless.enter(run, lambda line: print(f"minidocker: {line}", file=sys.stderr))
     return settings._replace(root=root, run=run)
@@ -214,7 +213,7 @@ def _report(error: Exception, path: str) -> int:
     print(f"{prefix}{explanation(error)}", file=sys.stderr)
     if running and isinstance(error, MinidockerError) and not isinstance(error, StartError | NetworkError):
         print("See 'minidocker run --help'.", file=sys.stderr)
-    if isinstance(error, StartError) and running:
+    if isinstance(error, StartError) and (running or path == "unshare"):
         return error.exit_code
     if isinstance(error, StartError) and ALIASES.get(path, path) == "exec":
         return NOT_EXECUTED

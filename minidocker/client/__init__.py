@@ -22,7 +22,18 @@ __all__ = ["Client", "Container", "ExecResult", "Image", "errors", "from_env"]
 
 
 def from_env(root: str = "", run: str = "") -> "Client":
-    """Return a client on this machine's engine: on MINIDOCKER_ROOT and MINIDOCKER_RUN, or the usual folders."""
+    """Return a client on this machine's engine: on MINIDOCKER_ROOT and MINIDOCKER_RUN, or the usual folders.
+
+    An ordinary user's process enters the user namespace of the user's containers, and is root there from then on. One
+    that has threads cannot: raises StartError, which says how it is started inside.
+    """
+    if os.geteuid() != 0:
+        import warnings
+
+        from minidocker.container import rootless
+
+        root, run = rootless.folders(root, run)
+        rootless.enter(run, warnings.warn)
     return Client(stories.open_engine(root, run))
 
 

@@ -178,6 +178,9 @@ def _complaint(run_dir: str, port: Port, error: OSError) -> str:
         return f"Bind for {where} failed: port is already allocated"
     if not port.host_port or port.host_port_last:
         return "all ports are allocated"
+    if error.errno == errno.EACCES:
+        why = "an ordinary user may not publish ports below 1024, unless sysctl net.ipv4.ip_unprivileged_port_start"
+        return f"{where}: permission denied: {why} allows it"
     verb = "listen" if port.protocol != "udp" else "listen-packet"
     words = {errno.EADDRINUSE: "address already in use", errno.EADDRNOTAVAIL: "cannot assign requested address"}
     reason = words.get(error.errno or 0, os.strerror(error.errno or 0).lower())

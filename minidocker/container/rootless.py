@@ -69,6 +69,13 @@ def default_run() -> str:
     return f"{os.environ.get('XDG_RUNTIME_DIR') or f'/tmp/minidocker-{os.getuid()}'}/minidocker"
 
 
+def folders(root: str = "", run: str = "") -> tuple[str, str]:
+    """Return an ordinary user's ROOT and RUN: those given, those that the environment names, or the usual ones."""
+    root = root or os.environ.get("MINIDOCKER_ROOT") or default_root()
+    run = run or os.environ.get("MINIDOCKER_RUN") or default_run()
+    return os.path.abspath(root), os.path.abspath(run)
+
+
 def subordinate(path: str, user: str, uid: int) -> tuple[int, int]:
     """Return the first subordinate id of a user and how many there are; (0, 0) where there are none.
 
@@ -96,6 +103,8 @@ def enter(run: str, say: Say) -> None:
     if len(os.listdir("/proc/self/task")) > 1:
         raise StartError(THREADS.format(program="python3 …"))
     folder = _own_folder(run)
+    if not os.environ.get("XDG_RUNTIME_DIR") and run == default_run():
+        say_once(run, NO_RUNTIME_DIR.format(folder=run), say)
     with records.locked(f"{folder}/lock"):
         pid = holder(run) or _start_holder(run, lambda line: say_once(run, line, say))
         from minidocker.container import slirp
@@ -106,8 +115,6 @@ def enter(run: str, say: Say) -> None:
     namespace = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     syscalls.setns(namespace, syscalls.CLONE_NEWUSER)
     os.close(namespace)
-    if not os.environ.get("XDG_RUNTIME_DIR") and run == default_run():
-        say_once(run, NO_RUNTIME_DIR.format(folder=run), say)
 
 
 def _own_folder(run: str) -> str:

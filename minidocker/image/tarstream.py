@@ -1,7 +1,7 @@
 """Tar archives as streams: read once from front to back, whatever they are compressed with; written byte by byte.
 
-Python's `tarfile` reads the headers. It takes a damaged one in the middle for the end, so the loop over them is here.
-See: POSIX pax(1), "ustar Interchange Format" and "pax Header Block"; GNU tar manual, Sparse Formats.
+The headers are read by `minidocker.image.tarheader`, and written here.
+See: POSIX pax(1), "ustar Interchange Format" and "pax Header Block".
 """
 
 import os
@@ -12,21 +12,48 @@ from hashlib import sha256
 from typing import Any, BinaryIO, NamedTuple
 
 from minidocker.errors import UnsafeLayer
+from minidocker.image.tarheader import BLOCK as BLOCK
+from minidocker.image.tarheader import next_member
 
-BLOCK = 512
 CHUNK = 1 << 18
 XATTR = "SCHILY.xattr."
-_LARGEST_HEADER = 16 << 20  # a name, a link and some attributes; a header that claims more is an attack on memory
-_ZSTD_CHUNK = 8 << 10  # zstd's decompressor has no limit for its output, so its input is kept small
+_PIECE = 4 << 20  # of decompressed data at once: 64 KiB of bzip2 can be 60 GB
+_ZSTD_CHUNK = 1 << 10  # zstd's decompressor has no limit for its output, 32 MB at most for this much input
+_XZ_MEMORY = 256 << 20  # what `xz -9` needs is 65 MB; a stream may ask for 4 GB
 _END = "unexpected end of layer: the archive was cut off"
 
 
 class _Format(NamedTuple):
-    """How to undo one compression: a maker of decompressors, what they raise, how much to feed them at once."""
+    """How to undo one compression: a maker of decompressors, what they raise, how much to feed them at once.
+
+    They have the interface of `bz2.BZ2Decompressor`.
+    """
 
     new: Callable[[], Any]
     error: type[Exception]
     chunk: int = CHUNK >> 2
+
+
+class _Zstd:
+    """zstd's decompressor with the interface of the others."""
+
+    needs_input = True
+
+    def __init__(self) -> None:
+        import zstandard
+
+        self._object = zstandard.ZstdDecompressor().decompressobj()
+
+    @property
+    def eof(self) -> bool:
+        return self._object.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._object.unused_data
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        return self._object.decompress(data)
 
 
 def decompressed(file: BinaryIO) -> Iterator[bytes]:
@@ -54,13 +81,13 @@ def _format(head: bytes) -> _Format | None:
     """Choose the decompressor; each is imported only when it is needed."""
     kind = compression(head)
     if kind == "gzip":
-        from isal import isal_zlib
+        from isal import igzip_lib
 
-        return _Format(lambda: isal_zlib.decompressobj(wbits=31), isal_zlib.error)  # type: ignore[arg-type]
+        return _Format(lambda: igzip_lib.IgzipDecompressor(igzip_lib.DECOMP_GZIP), igzip_lib.error)  # type: ignore[arg-type]
     if kind == "zstd":
         import zstandard
 
-        return _Format(lambda: zstandard.ZstdDecompressor().decompressobj(), zstandard.ZstdError, _ZSTD_CHUNK)
+        return _Format(_Zstd, zstandard.ZstdError, _ZSTD_CHUNK)
     if kind == "bzip2":
         import bz2
 
@@ -68,20 +95,21 @@ def _format(head: bytes) -> _Format | None:
     if kind == "xz":
         import lzma
 
-        return _Format(lzma.LZMADecompressor, lzma.LZMAError)
+        return _Format(lambda: lzma.LZMADecompressor(memlimit=_XZ_MEMORY), lzma.LZMAError)
     return None
 
 
 def _inflate(file: BinaryIO, data: bytes, form: _Format) -> Iterator[bytes]:
-    """Yield the decompressed pieces of one stream after another, up to the end of the file."""
+    """Yield the decompressed pieces of one stream after another, up to the end of the file; none is very large."""
     while data.strip(b"\0"):  # what pads a compressed file to whole blocks is no stream
         decompressor = form.new()
         while not decompressor.eof:
-            data = data or file.read(form.chunk)
-            if not data:
-                raise UnsafeLayer(_END)
+            if decompressor.needs_input:
+                data = data or file.read(form.chunk)
+                if not data:
+                    raise UnsafeLayer(_END)
             try:
-                piece, data = decompressor.decompress(data), b""
+                piece, data = decompressor.decompress(data, _PIECE), b""
             except form.error as error:
                 raise UnsafeLayer(f"broken archive: {error}") from error
             if piece:
@@ -102,8 +130,6 @@ class TarReader:
 
     def read(self, size: int) -> bytes:
         """Return `size` bytes, or none at the end of the stream. Raises `UnsafeLayer` when it ends in between."""
-        if size > _LARGEST_HEADER:
-            raise UnsafeLayer(f"broken archive: a header of {size} bytes")
         data = b"".join(self._take(size))
         if len(data) not in (0, size):
             raise UnsafeLayer(_END)
@@ -135,17 +161,9 @@ class TarReader:
 
     def members(self) -> Iterator[tarfile.TarInfo]:
         """Yield the members; what is left unread of one is skipped. Raises `UnsafeLayer` for a damaged header."""
-        tar: Any = _Headers(self)
-        while True:
-            self.seek(tar.offset)
-            try:
-                member = tarfile.TarInfo.fromtarfile(tar)
-            except (tarfile.EOFHeaderError, tarfile.EmptyHeaderError):  # type: ignore[attr-defined]
-                return
-            except (tarfile.TarError, ValueError, IndexError, OverflowError, RecursionError) as error:
-                raise UnsafeLayer(f"broken archive: {error} at byte {tar.offset}") from error
-            self.seek(member.offset_data)
-            yield member
+        while (found := next_member(self)) is not None:
+            yield found.member
+            self.seek(found.end)
 
     def _take(self, size: int) -> Iterator[memoryview]:
         while size > 0 and (self._piece or self._take_piece()):
@@ -162,27 +180,19 @@ class TarReader:
         return bool(piece)
 
 
-class _Headers:
-    """What `tarfile.TarInfo.fromtarfile` wants of a `TarFile`. Names are bytes to us: `surrogateescape` keeps them."""
-
-    encoding = "utf-8"
-    errors = "surrogateescape"
-    tarinfo = tarfile.TarInfo
-
-    def __init__(self, fileobj: TarReader) -> None:
-        self.fileobj = fileobj
-        self.offset = 0
-        self.pax_headers: dict[str, str] = {}
-
-
 def xattrs(member: tarfile.TarInfo) -> dict[str, bytes]:
-    """Return a member's extended attributes, byte for byte."""
-    headers = member.pax_headers
-    return {
+    """Return a member's extended attributes, byte for byte.
+
+    Not overlayfs's own: by them it would say what of the layers below is hidden, or is to be found elsewhere.
+    """
+    if not member.pax_headers:
+        return {}
+    found = {
         name.removeprefix(XATTR): value.encode("utf-8", "surrogateescape")
-        for name, value in headers.items()
+        for name, value in member.pax_headers.items()
         if name.startswith(XATTR)
     }
+    return {name: value for name, value in found.items() if not name.startswith(("trusted.overlay.", "user.overlay."))}
 
 
 def mtime_ns(member: tarfile.TarInfo) -> int:
@@ -195,7 +205,7 @@ def mtime_ns(member: tarfile.TarInfo) -> int:
         nanoseconds = int(f"{fraction:0<9}"[:9])
         return int(whole or 0) * 10**9 + (-nanoseconds if whole.startswith("-") else nanoseconds)
     except ValueError as error:
-        raise UnsafeLayer(f"broken archive: {member.name} has the time {text!r}") from error
+        raise UnsafeLayer(f"broken archive: {member.name[:200]!r} has the time {text[:80]!r}") from error
 
 
 class Facts(NamedTuple):

@@ -14,12 +14,15 @@ import stat
 import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from minidocker import explain
 from minidocker.errors import UnsafeLayer
+from minidocker.image.entries import is_folder, is_whiteout, parts_of, same
+from minidocker.image.limits import Limits
 from minidocker.image.tarstream import TarReader, mtime_ns, xattrs
 from minidocker.linux import userns
-from minidocker.linux.syscalls import RESOLVE_IN_ROOT, openat2
+from minidocker.linux.syscalls import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2
 from minidocker.linux.userns import Powers
 
 WHITEOUT = ".wh."
@@ -27,27 +30,53 @@ OPAQUE = ".wh..wh..opq"
 _META = ".wh..wh."  # what aufs kept in layers for itself
 _FOLDER = os.O_PATH | os.O_DIRECTORY
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+# What the system says of nonsense in an archive: a name too long, an attribute or a device number that cannot be.
+_NONSENSE = (errno.EINVAL, errno.ENAMETOOLONG, errno.ENOTSUP, errno.E2BIG, errno.ERANGE, errno.EMLINK)
 
 
-def unpack(tar: TarReader, root: str, below: str = "", *, whiteouts: bool = True, powers: Powers | None = None) -> int:
+class _Late(NamedTuple):
+    """What a folder gets when all is in it: writing into it changes its time, and a default ACL what is made there."""
+
+    mode: int
+    uid: int
+    gid: int
+    time: int
+    attributes: dict[str, bytes]
+
+
+def unpack(
+    tar: TarReader,
+    root: str,
+    below: str = "",
+    *,
+    whiteouts: bool = True,
+    powers: Powers | None = None,
+    limits: Limits | None = None,
+) -> int:
     """Unpack an archive into folder `below` of the tree `root`; return the size of its files in bytes.
 
     With `whiteouts` the archive is a layer: `.wh.name` becomes overlayfs's mark for what is deleted. What
-    `powers` (of this process, if not given) do not allow is left out: owners, device nodes, attributes.
+    `powers` (of this process, if not given) do not allow is left out: owners, device nodes, attributes. It may take
+    no more than the `limits`, those of the disk if not given.
     Raises `UnsafeLayer`.
     """
     explain.step(
         f"openat2({root}, …, RESOLVE_IN_ROOT) and write what the archive holds", f"tar --extract -C {root}/{below}"
     )
     folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    work = _Unpacking(tar, folder, _parts(below), whiteouts, powers or userns.powers())
-    member = None
+    work = _Unpacking(tar, folder, parts_of(below), whiteouts, powers or userns.powers(), limits)
+    name = ""
     try:
         for member in tar.members():
+            name = member.name[:200]
             work.add(member)
         work.finish_folders()
-    except OverflowError as error:
-        raise UnsafeLayer(f"broken archive: member {member and member.name!r} has a number out of range") from error
+    except (OverflowError, ValueError, RecursionError) as error:
+        raise UnsafeLayer(f"broken archive: member {name!r}: {error}") from error
+    except OSError as error:
+        if error.errno not in _NONSENSE:
+            raise
+        raise UnsafeLayer(f"member {name!r} cannot be unpacked: {os.strerror(error.errno).lower()}") from error
     finally:
         work.close()
         os.close(folder)
@@ -57,7 +86,9 @@ def unpack(tar: TarReader, root: str, below: str = "", *, whiteouts: bool = True
 class _Unpacking:
     """The state while an archive is unpacked: the folder last written to, and the folders whose times are to be set."""
 
-    def __init__(self, tar: TarReader, root: int, below: list[str], whiteouts: bool, powers: Powers) -> None:
+    def __init__(
+        self, tar: TarReader, root: int, below: list[str], whiteouts: bool, powers: Powers, limits: Limits | None
+    ) -> None:
         self.tar = tar
         self.root = root
         self.below = below
@@ -65,7 +96,7 @@ class _Unpacking:
         self.powers = powers
         self.size = 0
         self._folder: tuple[list[str], int] | None = None
-        self._unfinished: dict[tuple[str, ...], tarfile.TarInfo] = {}
+        self._unfinished: dict[str, _Late] = {}
         self._makers: dict[bytes, Callable[[tarfile.TarInfo, int, str], None]] = {
             tarfile.SYMTYPE: self._symlink,
             tarfile.LNKTYPE: self._hard_link,
@@ -73,6 +104,7 @@ class _Unpacking:
             tarfile.BLKTYPE: self._node,
             tarfile.FIFOTYPE: self._node,
         }
+        self.limits = limits or Limits.of_disk(self._open(below))
 
     def close(self) -> None:
         """Let go of the folder last written to."""
@@ -82,25 +114,25 @@ class _Unpacking:
 
     def add(self, member: tarfile.TarInfo) -> None:
         """Unpack one member."""
-        parts = [*self.below, *_parts(member.name)]
+        parts = [*self.below, *parts_of(member.name)]
+        self.limits.take(member.name, member.size if member.isreg() else 0)
         if member.isdir() and not parts:
-            self._unfinished[()] = member
+            self._finish_later("", member)
             return
         if not parts:
-            raise UnsafeLayer(f"member {member.name!r} would replace the layer's own folder")
+            raise UnsafeLayer(f"member {member.name[:200]!r} would replace the layer's own folder")
         name, folder = parts[-1], self._open(parts[:-1])
         if self.whiteouts and name.startswith(WHITEOUT):
             self._white_out(folder, name)
         elif member.isdir():
             self._directory(folder, name)
-            self._unfinished.pop(tuple(parts), None)
-            self._unfinished[tuple(parts)] = member
+            self._finish_later("/".join(parts), member)
         elif member.isreg():
             self._file(member, folder, name)
         elif member.type in self._makers:
             self._makers[member.type](member, folder, name)
         else:
-            raise UnsafeLayer(f"member {member.name!r} is of the unknown type {member.type!r}")
+            raise UnsafeLayer(f"member {member.name[:200]!r} is of the unknown type {member.type!r}")
 
     # Where to write
 
@@ -114,17 +146,20 @@ class _Unpacking:
     def _resolve(self, parts: list[str]) -> int:
         path = "/".join(parts) or "."
         try:
-            return openat2(self.root, path, _FOLDER, resolve=RESOLVE_IN_ROOT)
+            # Here `..` and links, one or a chain of them, stay inside: for this call the layer is the whole world.
+            return openat2(self.root, path, _FOLDER, resolve=RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG):
                 raise
             if error.errno != errno.ENOENT or not parts:
-                raise UnsafeLayer(f"{path!r} is used as a folder, but is none ({os.strerror(error.errno)})") from error
+                raise UnsafeLayer(
+                    f"{path[:200]!r} is used as a folder, but is none ({os.strerror(error.errno)})"
+                ) from error
         parent = self._resolve(parts[:-1])
         try:
             os.mkdir(parts[-1], 0o755, dir_fd=parent)
         except FileExistsError as error:
-            raise UnsafeLayer(f"{path!r} is used as a folder, but is a symbolic link to nothing") from error
+            raise UnsafeLayer(f"{path[:200]!r} is used as a folder, but is a symbolic link to nothing") from error
         finally:
             os.close(parent)
         return self._resolve(parts)
@@ -141,7 +176,7 @@ class _Unpacking:
 
     def _remove(self, folder: int, name: str) -> None:
         """Remove a name and what is below it."""
-        if _is_folder(folder, name):
+        if is_folder(folder, name):
             import shutil
 
             shutil.rmtree(name, dir_fd=folder)
@@ -153,9 +188,9 @@ class _Unpacking:
         try:
             os.mkdir(name, 0o700, dir_fd=folder)
         except FileExistsError:
-            if _is_folder(folder, name):
+            if is_folder(folder, name):
                 return
-            replaces_whiteout = self.whiteouts and _is_whiteout(folder, name)
+            replaces_whiteout = self.whiteouts and is_whiteout(folder, name)
             os.unlink(name, dir_fd=folder)
             os.mkdir(name, 0o700, dir_fd=folder)
             if replaces_whiteout:
@@ -173,8 +208,8 @@ class _Unpacking:
             if self.powers.owners:
                 os.fchown(fd, member.uid, member.gid)
             os.fchmod(fd, member.mode & 0o7777)
-            self._set_xattrs(member, f"/proc/self/fd/{fd}", True)
-            _set_times(member, fd)
+            self._set_xattrs(xattrs(member), f"/proc/self/fd/{fd}", True)
+            _set_times(mtime_ns(member), fd)
         finally:
             os.close(fd)
         self.size += member.size
@@ -185,35 +220,37 @@ class _Unpacking:
         pieces: list[tuple[int, int]] = member.sparse  # type: ignore[assignment]
         for offset, size in pieces:
             if offset < 0 or size < 0 or offset + size > member.size:
-                raise UnsafeLayer(f"broken archive: the sparse file {member.name!r} has a piece outside of itself")
+                raise UnsafeLayer(
+                    f"broken archive: the sparse file {member.name[:200]!r} has a piece outside of itself"
+                )
             os.lseek(fd, offset, os.SEEK_SET)
             self.tar.copy(size, lambda piece: _write(fd, piece))
 
     def _symlink(self, member: tarfile.TarInfo, folder: int, name: str) -> None:
         if "\0" in member.linkname or not member.linkname:
-            raise UnsafeLayer(f"the symbolic link {member.name!r} points to {member.linkname!r}")
+            raise UnsafeLayer(f"the symbolic link {member.name[:200]!r} points to {member.linkname[:200]!r}")
         self._create(folder, name, lambda: os.symlink(member.linkname, name, dir_fd=folder))
         if self.powers.owners:
             os.chown(name, member.uid, member.gid, dir_fd=folder, follow_symlinks=False)
-        self._set_xattrs(member, f"/proc/self/fd/{folder}/{name}", False)
-        _set_times(member, name, folder)
+        self._set_xattrs(xattrs(member), f"/proc/self/fd/{folder}/{name}", False)
+        _set_times(mtime_ns(member), name, folder)
 
     def _hard_link(self, member: tarfile.TarInfo, folder: int, name: str) -> None:
         """Link to an earlier member, found as names are: inside the layer, its last component never followed."""
-        parts = [*self.below, *_parts(member.linkname)]
+        parts = [*self.below, *parts_of(member.linkname)]
         if not parts:
-            raise UnsafeLayer(f"the hard link {member.name!r} points to the layer's own folder")
+            raise UnsafeLayer(f"the hard link {member.name[:200]!r} points to the layer's own folder")
         source = self._resolve(parts[:-1])
 
         def link() -> None:
             os.link(parts[-1], name, src_dir_fd=source, dst_dir_fd=folder, follow_symlinks=False)
 
         try:
-            if not _same(source, parts[-1], folder, name):
+            if not same(source, parts[-1], folder, name):
                 self._create(folder, name, link)
         except (FileNotFoundError, PermissionError) as error:
             raise UnsafeLayer(
-                f"the hard link {member.name!r} points to {member.linkname!r}, which is no file here"
+                f"the hard link {member.name[:200]!r} points to {member.linkname[:200]!r}, which is no file here"
             ) from error
         finally:
             os.close(source)
@@ -234,8 +271,8 @@ class _Unpacking:
             os.chmod(f"/proc/self/fd/{node}", member.mode & 0o7777)
         finally:
             os.close(node)
-        self._set_xattrs(member, f"/proc/self/fd/{folder}/{name}", False)
-        _set_times(member, name, folder)
+        self._set_xattrs(xattrs(member), f"/proc/self/fd/{folder}/{name}", False)
+        _set_times(mtime_ns(member), name, folder)
 
     def _white_out(self, folder: int, name: str) -> None:
         """Mark a name, or all of a folder, as deleted from the layers below; what this layer itself has there stays."""
@@ -250,7 +287,7 @@ class _Unpacking:
         try:
             os.mknod(name, stat.S_IFCHR, 0, dir_fd=folder)
         except FileExistsError:
-            if _is_folder(folder, name):
+            if is_folder(folder, name):
                 self._make_opaque(f"/proc/self/fd/{folder}/{name}")
 
     # Attributes
@@ -258,11 +295,9 @@ class _Unpacking:
     def _make_opaque(self, path: str) -> None:
         os.setxattr(path, f"{self.powers.overlay}opaque", b"y")
 
-    def _set_xattrs(self, member: tarfile.TarInfo, path: str, follow: bool) -> None:
-        """Set the attributes; overlayfs's own are not an archive's to set. A filesystem may have no `user.` ones."""
-        for name, value in xattrs(member).items() if member.pax_headers else ():
-            if name.startswith(("trusted.overlay.", "user.overlay.")):
-                continue
+    def _set_xattrs(self, attributes: dict[str, bytes], path: str, follow: bool) -> None:
+        """Set attributes, as far as the powers go. A filesystem may have no `user.` ones."""
+        for name, value in attributes.items():
             if not (self.powers.security or name.startswith("user.")):
                 continue
             if not self.powers.trusted and name.startswith("trusted."):
@@ -273,17 +308,24 @@ class _Unpacking:
                 if error.errno not in (errno.ENOTSUP, errno.EPERM) or not name.startswith("user."):
                     raise
 
+    def _finish_later(self, path: str, member: tarfile.TarInfo) -> None:
+        """Keep what `finish_folders` is to give a folder; of two members for one folder the last counts."""
+        attributes = xattrs(member)
+        self.limits.remember(path, attributes)
+        self._unfinished.pop(path, None)
+        self._unfinished[path] = _Late(member.mode & 0o7777, member.uid, member.gid, mtime_ns(member), attributes)
+
     def finish_folders(self) -> None:
-        """Set owners, modes and times of folders, the deepest first: writing into one changes its time."""
-        for parts, member in reversed(self._unfinished.items()):
-            with self._reopened(list(parts)) as fd:
+        """Set owners, modes, attributes and times of folders, the deepest first."""
+        for path, late in reversed(self._unfinished.items()):
+            with self._reopened(path.split("/") if path else []) as fd:
                 if fd is None:
                     continue
                 if self.powers.owners:
-                    os.fchown(fd, member.uid, member.gid)
-                os.fchmod(fd, member.mode & 0o7777)
-                self._set_xattrs(member, f"/proc/self/fd/{fd}", True)
-                _set_times(member, fd)
+                    os.fchown(fd, late.uid, late.gid)
+                os.fchmod(fd, late.mode)
+                self._set_xattrs(late.attributes, f"/proc/self/fd/{fd}", True)
+                _set_times(late.time, fd)
 
     @contextmanager
     def _reopened(self, parts: list[str]) -> Iterator[int | None]:
@@ -303,40 +345,12 @@ class _Unpacking:
                 os.close(fd)
 
 
-def _parts(name: str) -> list[str]:
-    """Split a member's name; `/`, `./` and doubled slashes are dropped. Raises `UnsafeLayer` for `..` and NUL."""
-    parts = [part for part in name.split("/") if part not in ("", ".")]
-    if ".." in parts or "\0" in name:
-        raise UnsafeLayer(f"member name {name!r} leads out of the layer")
-    return parts
-
-
-def _is_folder(folder: int, name: str) -> bool:
-    return stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
-
-
-def _is_whiteout(folder: int, name: str) -> bool:
-    status = os.stat(name, dir_fd=folder, follow_symlinks=False)
-    return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
-
-
-def _same(folder: int, name: str, other_folder: int, other_name: str) -> bool:
-    """Say whether two names are one file already, as when an archive links a file to itself."""
-    try:
-        one = os.stat(name, dir_fd=folder, follow_symlinks=False)
-        other = os.stat(other_name, dir_fd=other_folder, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return os.path.samestat(one, other)
-
-
 def _write(fd: int, data: memoryview) -> None:
     while data:
         data = data[os.write(fd, data) :]
 
 
-def _set_times(member: tarfile.TarInfo, target: int | str, folder: int | None = None) -> None:
-    nanoseconds = mtime_ns(member)
+def _set_times(nanoseconds: int, target: int | str, folder: int | None = None) -> None:
     if isinstance(target, int):
         os.utime(target, ns=(nanoseconds, nanoseconds))
     else:

@@ -8,11 +8,11 @@ from typing import Any
 
 from minidocker.container import cgroups, ports
 from minidocker.container.lifecycle import merge_env
-from minidocker.container.options import RunOptions
-from minidocker.container.spec import Limits, Mount, Spec
+from minidocker.container.options import RunOptions, parse_security
+from minidocker.container.spec import SECCOMP_DEFAULT, SECCOMP_UNCONFINED, Limits, Mount, Spec
 from minidocker.errors import InvalidArgument
 from minidocker.image.oci import ImageConfig
-from minidocker.linux import capabilities
+from minidocker.linux.capabilities import choose
 
 Json = dict[str, Any]
 
@@ -37,6 +37,8 @@ def specify(container_id: str, image: ImageConfig, options: RunOptions, root: st
         raise InvalidArgument(f"network {options.network} not found: it is one of {', '.join(NETWORKS)}")
     if options.network == "host" and (options.ports or options.publish_all):
         options = options._replace(ports=(), publish_all=False)  # its ports are the host's already
+    capabilities = kept_capabilities(options)
+    security = parse_security(options.security_opt)
     exposed = exposed_ports(config, options)
     published = (*options.ports, *(ports.publish_all(exposed) if options.publish_all else ()))
     return Spec(
@@ -55,9 +57,10 @@ def specify(container_id: str, image: ImageConfig, options: RunOptions, root: st
         exposed=exposed,
         extra_hosts=options.extra_hosts,
         limits=Limits(options.memory, options.cpus, options.pids_limit),
-        capabilities=kept_capabilities(options),
+        capabilities=capabilities,
         privileged=options.privileged,
-        no_new_privileges=options.no_new_privileges,
+        no_new_privileges=security.no_new_privileges,
+        seccomp=seccomp(security.seccomp, capabilities, options.privileged),
         init=options.init,
         stop_signal=options.stop_signal or config.get("StopSignal") or "SIGTERM",
         remove=options.remove,
@@ -104,11 +107,26 @@ def kept_capabilities(options: RunOptions) -> tuple[str, ...]:
     Where the kernel does not keep device nodes from being opened, it may not make any; and then it may not open those
     of its image either, see `minidocker.container.rootfs.without_devices`.
     """
-    kept = capabilities.choose(options.cap_add, options.cap_drop, options.privileged)
+    kept = choose(options.cap_add, options.cap_drop, options.privileged)
     asked = "MKNOD" in {name.upper().removeprefix("CAP_") for name in options.cap_add}
     if options.privileged or asked or cgroups.devices_are_limited(cgroups.mounted()):
         return kept
     return tuple(name for name in kept if name != "MKNOD")
+
+
+def seccomp(asked: str, capabilities: tuple[str, ...], privileged: bool) -> str:
+    """Return the profile of the calls that the container may make: the user's, or docker's default.
+
+    A privileged container has none, unless the user asks for one.
+
+    Raises: InvalidArgument for a profile that could not be used.
+    """
+    if asked in ("", SECCOMP_UNCONFINED):
+        return asked or (SECCOMP_UNCONFINED if privileged else SECCOMP_DEFAULT)
+    from minidocker.container import seccomp_profile, seccomp_program
+
+    seccomp_profile.resolve(asked, capabilities, seccomp_program.this_host())
+    return asked
 
 
 def mounts(config: Json, options: RunOptions, root: str) -> tuple[Mount, ...]:

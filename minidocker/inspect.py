@@ -8,7 +8,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from minidocker.container.records import Container
-from minidocker.container.spec import Mount, Port
+from minidocker.container.spec import SECCOMP_DEFAULT, SECCOMP_UNCONFINED, Mount, Port, Spec
 from minidocker.errors import ImageNotFound, InvalidManifest
 from minidocker.linux import capabilities
 
@@ -105,7 +105,7 @@ def _host_config(container: Container) -> Json:
         "Privileged": spec.privileged,
         "PublishAllPorts": False,
         "ReadonlyRootfs": spec.read_only,
-        "SecurityOpt": ["no-new-privileges"] if spec.no_new_privileges else None,
+        "SecurityOpt": _security_opt(spec) or None,
         **({"Tmpfs": tmpfs} if tmpfs else {}),
         "UTSMode": "",
         "UsernsMode": "",
@@ -117,6 +117,14 @@ def _host_config(container: Container) -> Json:
         "NanoCpus": round(spec.limits.cpus * 1e9),
         "PidsLimit": spec.limits.pids or None,
     }
+
+
+def _security_opt(spec: Spec) -> list[str]:
+    """Return what was asked for, a profile with its text, and what docker adds for a privileged container."""
+    usual = SECCOMP_UNCONFINED if spec.privileged else SECCOMP_DEFAULT
+    found = ["no-new-privileges"] if spec.no_new_privileges else []
+    found += [f"seccomp={spec.seccomp}"] if spec.seccomp != usual else []
+    return [*found, "label=disable"] if spec.privileged else found
 
 
 def _asked_address(port: Port) -> str:

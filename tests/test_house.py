@@ -27,7 +27,7 @@ ONLY_IN = {
     "ctypes": r"linux/",
     "urllib3": r"registry/|build/context\.py",
     "pyroute2": r"container/network\w*\.py",
-    "pyseccomp": r"container/seccomp_program\.py",
+    "pyseccomp": r"container/seccomp_compile\.py",
     "subprocess": r"$never",
     "dataclasses": r"$never",
     "pathlib": r"$never",

@@ -4,9 +4,11 @@ import errno
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
+import zlib
 from typing import Any
 
 import pyseccomp
@@ -15,8 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import seccompkit
-from minidocker.container import seccomp_profile, seccomp_program
+from minidocker.cli import run_options
+from minidocker.container import seccomp_compile, seccomp_profile, seccomp_program
+from minidocker.container.options import parse_security
 from minidocker.container.seccomp_profile import ALLOW, ERRNO, Condition, Filter, Host, Rule
+from minidocker.container.spec import SECCOMP_DEFAULT, SECCOMP_UNCONFINED
 from minidocker.errors import InvalidArgument, StartError
 from minidocker.linux import capabilities, seccomp
 from seccompkit import HOST, interpret, number_of
@@ -262,7 +267,7 @@ def test_any_json_is_resolved_or_refused(syscalls: Any, rest: dict[str, Any]) ->
 
 
 def compiled(text: str, *caps: str) -> bytes:
-    return seccomp_program.compile(resolve(text, *caps))
+    return seccomp_compile.compile(resolve(text, *caps))
 
 
 def says(program: bytes, name: str, *arguments: int, architecture: str = "x86_64") -> int:
@@ -299,7 +304,7 @@ def test_every_comparison(operator: str, index: int, value: int, two: int, argum
     wanted = Filter(ALLOW, (), (Rule("read", EPERM, (Condition(index, operator, value, two),)),))
     arguments = [0] * 6
     arguments[index] = argument
-    found = says(seccomp_program.compile(wanted), "read", *arguments)
+    found = says(seccomp_compile.compile(wanted), "read", *arguments)
     assert found == (EPERM if OPERATIONS[operator](argument, value, two) else ALLOW)
 
 
@@ -323,7 +328,7 @@ def test_newer_calls_do_not_exist_where_calls_are_refused() -> None:
 def test_what_libseccomp_cannot_express_is_refused() -> None:
     same = Rule("read", ERRNO | 5, (Condition(0, "EQ", 1), Condition(0, "EQ", 2)))
     with pytest.raises(InvalidArgument, match="invalid seccomp profile: read: "):
-        seccomp_program.compile(Filter(ALLOW, (), (same,)))
+        seccomp_compile.compile(Filter(ALLOW, (), (same,)))
 
 
 def test_without_libseccomp_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -341,12 +346,21 @@ def test_a_program_is_compiled_once(tmp_path: Any, monkeypatch: pytest.MonkeyPat
     assert first == compiled(text)
     (kept,) = os.listdir(tmp_path / "seccomp")
     assert kept.endswith(".bpf")
-    monkeypatch.setattr(seccomp_program, "compile", lambda wanted: pytest.fail("compiled again"))
+    monkeypatch.setattr(seccomp_compile, "compile", lambda wanted: pytest.fail("compiled again"))
     assert seccomp_program.program(str(tmp_path), text, ()) == first
     with pytest.raises(pytest.fail.Exception, match="compiled again"):
         seccomp_program.program(str(tmp_path), text, ("SYS_ADMIN",))
     with pytest.raises(pytest.fail.Exception, match="compiled again"):
         seccomp_program.program(str(tmp_path), text + " ", ())
+
+
+def test_another_profile_with_the_same_checksum_is_another(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zlib, "crc32", lambda data: 7)
+    one, two = profile(allow("read")), profile(allow("write"))
+    first = seccomp_program.program(str(tmp_path), one, ())
+    assert seccomp_program.program(str(tmp_path), two, ()) == compiled(two) != first
+    assert seccomp_program.program(str(tmp_path), one, ()) == first
+    assert len(os.listdir(tmp_path / "seccomp")) == 1
 
 
 @pytest.mark.parametrize("damage", [b"", b"x", b"x" * 40, None])
@@ -361,13 +375,13 @@ def test_a_damaged_program_is_compiled_again(tmp_path: Any, damage: bytes | None
 
 
 def test_unconfined_needs_no_program(tmp_path: Any) -> None:
-    assert seccomp_program.program(str(tmp_path), seccomp_program.UNCONFINED, ()) == b""
+    assert seccomp_program.program(str(tmp_path), SECCOMP_UNCONFINED, ()) == b""
     assert os.listdir(tmp_path) == []
 
 
 def test_a_kept_program_needs_neither_json_nor_libseccomp(tmp_path: Any) -> None:
     """What every start costs: the profile's digest and one small file."""
-    seccomp_program.program(str(tmp_path), seccomp_program.DEFAULT, ("CHOWN",))
+    seccomp_program.program(str(tmp_path), SECCOMP_DEFAULT, ("CHOWN",))
     code = (
         "import sys; from minidocker.container import seccomp_program as p;"
         f"assert len(p.program({str(tmp_path)!r}, 'default', ('CHOWN',))) > 1000; print('pyseccomp' in sys.modules)"
@@ -400,7 +414,7 @@ def test_the_kernel_checks_a_filter(program: bytes) -> None:
 
 
 def default(*added: str) -> bytes:
-    return seccomp_program.compile(seccompkit.default_filter(capabilities.DEFAULT | set(added)))
+    return seccomp_compile.compile(seccompkit.default_filter(capabilities.DEFAULT | set(added)))
 
 
 @pytest.fixture(scope="module")
@@ -522,7 +536,7 @@ def test_every_call_meets_the_filter() -> None:
     for usual, odd in (('"defaultErrnoRet": 1,', '"defaultErrnoRet": 1234,'), ('"errnoRet": 38', '"errnoRet": 1238')):
         assert usual in text
         text = text.replace(usual, odd)
-    program = seccomp_program.compile(seccomp_profile.resolve(text, capabilities.DEFAULT, HOST))
+    program = seccomp_compile.compile(seccomp_profile.resolve(text, capabilities.DEFAULT, HOST))
     outcomes = seccompkit.probe(program, range(480))
     expected = {ERRNO | 1234: "1234", ERRNO | 1238: "1238", ENOSYS: "ENOSYS"}
     for number, outcome in outcomes.items():
@@ -533,6 +547,221 @@ def test_every_call_meets_the_filter() -> None:
         elif number not in (335, 336):
             assert outcome == expected[verdict], name
     assert sum(outcome == "1234" for outcome in outcomes.values()) > 100
+
+
+# In containers
+
+STATUS = ("grep", "-E", "^(Seccomp|NoNewPrivs|CapEff):", "/proc/self/status")
+DEFAULT_BITS = "00000000a80425fb"
+
+
+def status(text: str) -> tuple[str, str, str]:
+    """Return the capabilities, no_new_privs and the mode of seccomp that /proc/self/status shows."""
+    found = dict(line.split(":\t") for line in text.splitlines())
+    return found["CapEff"], found["NoNewPrivs"], found["Seccomp"]
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ((), (DEFAULT_BITS, "0", "2")),
+        (("--init",), (DEFAULT_BITS, "0", "2")),
+        (("-t",), (DEFAULT_BITS, "0", "2")),
+        (("--user", "1000"), ("0" * 16, "0", "2")),
+        (("--user", "1000", "--security-opt", "no-new-privileges"), ("0" * 16, "1", "2")),
+        (("--security-opt", "no-new-privileges:true"), (DEFAULT_BITS, "1", "2")),
+        (("--security-opt", "no-new-privileges=false"), (DEFAULT_BITS, "0", "2")),
+        (("--cap-drop", "ALL"), ("0" * 16, "0", "2")),
+        (("--security-opt", "seccomp=unconfined"), (DEFAULT_BITS, "0", "0")),
+        (("--security-opt", "seccomp:unconfined", "--security-opt", "no-new-privileges"), (DEFAULT_BITS, "1", "0")),
+        (("--security-opt", "apparmor=unconfined", "--security-opt", "label:disable"), (DEFAULT_BITS, "0", "2")),
+    ],
+)
+def test_a_container_is_under_its_filter(
+    minidocker: Any, busybox_image: str, options: tuple[str, ...], expected: tuple[str, str, str]
+) -> None:
+    said = minidocker.ok("run", "--rm", "--network", "none", *options, busybox_image, *STATUS)
+    assert status(said.replace("\r", "")) == expected
+
+
+@pytest.mark.root
+def test_the_kernel_has_the_filter_that_was_compiled(minidocker: Any, busybox_image: str) -> None:
+    name = minidocker.ok("run", "-d", "--init", "--network", "none", busybox_image, "sleep", "1000")
+    first = int(minidocker.ok("inspect", "-f", "{{.State.Pid}}", name))
+    (child,) = open(f"/proc/{first}/task/{first}/children").read().split()
+    kept = capabilities.choose((), ())
+    expected = seccomp_program.program(minidocker.env["MINIDOCKER_ROOT"], SECCOMP_DEFAULT, kept)
+    for pid in (first, int(child)):
+        assert list(seccompkit.loaded_filters(pid)) == [expected]
+
+
+@pytest.mark.root
+def test_exec_is_under_the_filter_of_its_container(minidocker: Any, busybox_image: str) -> None:
+    run = ("run", "-d", "--network", "none")
+    minidocker.ok(*run, "--name", "usual", busybox_image, "sleep", "1000")
+    minidocker.ok(*run, "--name", "free", "--security-opt", "seccomp=unconfined", busybox_image, "sleep", "1000")
+    minidocker.ok(*run, "--name", "all", "--privileged", busybox_image, "sleep", "1000")
+    assert status(minidocker.ok("exec", "usual", *STATUS)) == (DEFAULT_BITS, "0", "2")
+    assert status(minidocker.ok("exec", "-u", "7", "usual", *STATUS)) == ("0" * 16, "0", "2")
+    assert status(minidocker.ok("exec", "free", *STATUS)) == (DEFAULT_BITS, "0", "0")
+    # As in docker, `exec --privileged` has all capabilities, and the filter all the same; a privileged container none.
+    caps, _, mode = status(minidocker.ok("exec", "--privileged", "usual", *STATUS))
+    assert (int(caps, 16) >> capabilities.NAMES.index("SYS_ADMIN") & 1, mode) == (1, "2")
+    assert status(minidocker.ok("exec", "all", *STATUS))[2] == "0"
+
+
+@pytest.mark.root
+def test_builds_run_under_the_default_filter(minidocker: Any, busybox_image: str, tmp_path: Any) -> None:
+    (tmp_path / "Dockerfile").write_text(
+        f"FROM {busybox_image}\nRUN {' '.join(STATUS)}\n".replace("^(", "'^(").replace("):", "):'")
+    )
+    said = minidocker.ok("build", str(tmp_path))
+    assert "Seccomp:\t2\n" in said
+    assert f"CapEff:\t{DEFAULT_BITS}\n" in said
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("command", "options", "words"),
+    [
+        ("unshare -m true", (), "Operation not permitted"),
+        ("unshare -U true", (), "Operation not permitted"),
+        ("unshare -m true", ("--cap-add", "SYS_ADMIN"), ""),
+        ("mount -t tmpfs x /mnt", (), "denied"),
+        ("mount -t tmpfs x /mnt", ("--cap-add", "SYS_ADMIN"), ""),
+        ("mkdir /x", (), ""),
+    ],
+)
+def test_what_a_container_may_do(
+    minidocker: Any, busybox_image: str, command: str, options: tuple[str, ...], words: str
+) -> None:
+    done = minidocker("run", "--rm", "--network", "none", *options, busybox_image, "sh", "-c", f"mkdir /mnt; {command}")
+    assert (done.returncode == 0) == (words == ""), done.stderr
+    assert words in done.stderr
+
+
+@pytest.mark.root
+def test_a_profile_of_ones_own(minidocker: Any, busybox_image: str, tmp_path: Any) -> None:
+    text = profile({"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 28}, action="SCMP_ACT_ALLOW")
+    (tmp_path / "profile.json").write_text(text)
+    option = f"seccomp={tmp_path}/profile.json"
+    done = minidocker(
+        "run", "--name", "own", "--security-opt", option, "--network", "none", busybox_image, "mkdir", "/x"
+    )
+    assert done.returncode == 1
+    assert "No space left on device" in done.stderr
+    assert json.loads(minidocker.ok("inspect", "own"))[0]["HostConfig"]["SecurityOpt"] == [f"seccomp={text}"]
+    # The container keeps its profile, whatever becomes of the file and of what was compiled from it.
+    (tmp_path / "profile.json").unlink()
+    shutil.rmtree(f"{minidocker.env['MINIDOCKER_ROOT']}/seccomp")
+    assert "No space left" in minidocker("start", "-a", "own").stderr
+    # It is asked for, so it holds, even though privileged containers have no filter of their own.
+    (tmp_path / "profile.json").write_text(text)
+    options = ("--rm", "--privileged", "--network", "none", "--security-opt", option)
+    assert "No space left" in minidocker("run", *options, busybox_image, "mkdir", "/x").stderr
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("more", [(), ("--security-opt", "no-new-privileges"), ("--user", "1000")])
+def test_a_profile_need_not_know_how_a_container_is_started(
+    minidocker: Any, busybox_image: str, tmp_path: Any, more: tuple[str, ...]
+) -> None:
+    """With no call that only the start of a container makes: to change user, groups, capabilities, directory."""
+    names = ["execve", "arch_prctl", "brk", "exit_group", "write", "mprotect", "set_tid_address", "set_robust_list"]
+    names += ["rseq", "prlimit64", "readlink", "readlinkat", "getrandom", "mmap", "munmap", "ioctl", "getuid", "setuid"]
+    names += ["fstat", "newfstatat"] + ([] if "no-new-privileges" in more else ["capset"])
+    names.remove("setuid")
+    (tmp_path / "profile.json").write_text(profile(allow(*names), archMap=[]))
+    options = ("--rm", "--network", "none", "--security-opt", f"seccomp={tmp_path}/profile.json", *more)
+    done = minidocker("run", *options, busybox_image, "echo", "here")
+    assert (done.returncode, done.stdout) == (0, "here\n"), done.stderr
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{}", "invalid seccomp profile: string  is not a valid action for seccomp"),
+        ("not JSON", "invalid seccomp profile: Expecting value"),
+        (profile({"names": ["a"], "action": "NO"}), "string NO is not a valid action"),
+        ("\xff", "it is not text"),
+    ],
+)
+def test_a_bad_profile_makes_no_container(
+    minidocker: Any, busybox_image: str, tmp_path: Any, text: str, words: str
+) -> None:
+    (tmp_path / "profile.json").write_text(text, encoding="latin-1")
+    done = minidocker("run", "--security-opt", f"seccomp={tmp_path}/profile.json", busybox_image, "true")
+    assert done.returncode == 125
+    assert words in done.stderr
+    assert minidocker.ok("ps", "-aq") == ""
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("seccomp=/no/such/file", "opening seccomp profile (/no/such/file) failed: open /no/such/file: no such file"),
+        ("seccomp=", "opening seccomp profile () failed"),
+        ("seccomp", 'invalid --security-opt: "seccomp"'),
+        ("apparmor=docker-default", 'invalid --security-opt: "apparmor=docker-default"'),
+        ("label=type:svirt_t", "invalid --security-opt"),
+        ("systempaths=unconfined", "invalid --security-opt"),
+        ("no-new-privileges=maybe", 'invalid --security-opt: "no-new-privileges=maybe"'),
+        ("no-new-privileges:", "invalid --security-opt"),
+        ("", 'invalid --security-opt: ""'),
+    ],
+)
+def test_options_that_are_none(option: str, words: str) -> None:
+    with pytest.raises(InvalidArgument) as raised:
+        parse_security([run_options._security(option)])
+    assert words in str(raised.value)
+
+
+@pytest.mark.root
+def test_without_seccomp_in_the_kernel_nothing_starts(minidocker: Any, busybox_image: str, tmp_path: Any) -> None:
+    """Play a kernel without it: under a filter that lets nobody load another one."""
+    no_seccomp = profile(
+        {"names": ["seccomp"], "action": "SCMP_ACT_ERRNO", "errnoRet": errno.ENOSYS},
+        {
+            "names": ["prctl"],
+            "action": "SCMP_ACT_ERRNO",
+            "errnoRet": errno.EINVAL,
+            "args": [{"index": 0, "op": "SCMP_CMP_EQ", "value": 22}],
+        },
+        action="SCMP_ACT_ALLOW",
+    )
+    (tmp_path / "marker").touch()
+    run = [*minidocker.argv, "run", "--rm", "--network", "none", "-v", f"{tmp_path}:/host"]
+
+    def under_it(*arguments: str) -> subprocess.CompletedProcess[str]:
+        program = compiled(no_seccomp)
+        return subprocess.run(
+            [*run, *arguments],
+            env={**os.environ, **minidocker.env},
+            preexec_fn=lambda: seccomp.load(program),
+            capture_output=True,
+            text=True,
+        )
+
+    done = under_it(busybox_image, "rm", "/host/marker")
+    assert done.returncode == 125
+    assert "the kernel does not take the seccomp filter: prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, " in done.stderr
+    assert "--security-opt seccomp=unconfined runs without one" in done.stderr
+    assert (tmp_path / "marker").exists()
+    assert under_it("--security-opt", "seccomp=unconfined", busybox_image, "rm", "/host/marker").returncode == 0
+    assert not (tmp_path / "marker").exists()
+
+
+@pytest.mark.root
+def test_without_libseccomp_nothing_starts(minidocker: Any, busybox_image: str, tmp_path: Any) -> None:
+    (tmp_path / "pyseccomp.py").write_text("raise RuntimeError('Unable to find libseccomp')")
+    env = {"PYTHONPATH": str(tmp_path)}
+    done = minidocker("run", "--rm", busybox_image, "true", env=env)
+    assert done.returncode == 125
+    assert "libseccomp is missing: install Debian's package libseccomp2" in done.stderr
+    minidocker.ok("run", "--rm", busybox_image, "true")
+    assert minidocker("run", "--rm", busybox_image, "true", env=env).returncode == 0  # it was compiled before
 
 
 # Beside docker
@@ -652,6 +881,6 @@ def test_docker_reads_our_profile_as_we_do(docker: Any, docker_image: str, added
 def test_other_profiles_beside_docker(docker: Any, docker_image: str, text: str, tmp_path: Any) -> None:
     (tmp_path / "profile.json").write_text(text)
     theirs = docker_filter(docker, docker_image, "--security-opt", f"seccomp={tmp_path}/profile.json")
-    ours = seccomp_program.compile(seccomp_profile.resolve(text, capabilities.DEFAULT, HOST))
+    ours = seccomp_compile.compile(seccomp_profile.resolve(text, capabilities.DEFAULT, HOST))
     for architecture in ("x86_64", "x86", "x32"):
         assert seccompkit.verdicts(ours, architecture) == seccompkit.verdicts(theirs, architecture)

@@ -89,6 +89,7 @@ _KEYWORDS: dict[str, tuple[str, Any]] = {
     "privileged": ("privileged", bool),
     "publish_all_ports": ("publish_all", bool),
     "read_only": ("read_only", bool),
+    "security_opt": ("security_opt", tuple),
     "stdin_open": ("interactive", bool),
     "stop_signal": ("stop_signal", str),
     "tmpfs": ("mounts", _tmpfs),

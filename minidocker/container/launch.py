@@ -29,13 +29,17 @@ _PROGRAM = "import sys; sys.path.insert(0, sys.argv[1]); from minidocker.contain
 
 
 class Process(NamedTuple):
-    """What a new shim is told to run; `join` is `{pid, start}` of the container's first process for an `exec`."""
+    """What a new shim is told to run; `join` is `{pid, start}` of the container's first process for an `exec`.
+
+    `seccomp` is the compiled filter in hexadecimal, "" for an unconfined container.
+    """
 
     id: str
     root: str
     run: str
     layers: str
     spec: Spec
+    seccomp: str
     attach: bool
     join: Json | None = None
 

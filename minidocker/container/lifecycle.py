@@ -12,9 +12,11 @@ import threading
 from typing import Any
 
 from minidocker.container import cleanup, etc, launch, network, options, ports, records, relay, rootless
+from minidocker.container import seccomp_program as seccomp
 from minidocker.container.attach import Attachment
 from minidocker.container.options import ExecOptions
 from minidocker.container.records import Container, Containers
+from minidocker.container.spec import Spec
 from minidocker.errors import Conflict, ContainerNotFound, ContainerStateError, StartError
 from minidocker.linux import capabilities
 
@@ -73,8 +75,20 @@ def _start(
         if spec.network != "host":
             etc.write(f"{folder}/hosts", etc.hosts(address, hostname, spec.extra_hosts, gateway))
 
-    process = launch.Process(container.id, containers.root, containers.run, containers.layers, spec, attach)
+    process = _process(containers, container, spec, attach)
     return launch.launch(process, held, make_network)
+
+
+def _process(
+    containers: Containers, container: Container, spec: Spec, attach: bool, join: Json | None = None
+) -> launch.Process:
+    """Describe a process that is to run `spec` in a container.
+
+    It comes under the container's filter even if it gets more capabilities: in docker, too, `exec --privileged` does.
+    """
+    own, folders = container.spec, (containers.root, containers.run, containers.layers)
+    program = seccomp.program(containers.root, own.seccomp, own.capabilities)
+    return launch.Process(container.id, *folders, spec, program.hex(), attach, join)
 
 
 def _close_all(sockets: list[socket.socket]) -> None:
@@ -120,8 +134,7 @@ def execute(containers: Containers, container: Container, asked: ExecOptions) ->
         capabilities=capabilities.NAMES if asked.privileged else container.spec.capabilities,
     )
     join = {"pid": container.state.pid, "start": container.state.pid_start}
-    attach = not asked.detach
-    process = launch.Process(container.id, containers.root, containers.run, containers.layers, spec, attach, join)
+    process = _process(containers, container, spec, not asked.detach, join)
     return launch.launch(process, [], lambda pid: {})
 
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from minidocker import explain
 from minidocker.container import init, network, rootfs, security
-from minidocker.container.spec import Spec
+from minidocker.container.spec import SECCOMP_UNCONFINED, Spec
 from minidocker.errors import StartError
 from minidocker.linux import syscalls
 from minidocker.linux.syscalls import (
@@ -47,10 +47,10 @@ class Streams(NamedTuple):
     stderr: int = -1
 
 
-def be_born(spec: Spec, layout: rootfs.Layout, streams: Streams, parent: Parent) -> None:
+def be_born(spec: Spec, layout: rootfs.Layout, streams: Streams, parent: Parent, seccomp: bytes) -> None:
     """Become the container: from a process that is only alone in its pid namespace to the program it runs.
 
-    Does not return. Raises: OSError with the call that failed, StartError.
+    `seccomp` is the filter, compiled. Does not return. Raises: OSError with the call that failed, StartError.
     """
     # If the shim dies, so do we: a container that nobody watches must not go on.
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -73,10 +73,10 @@ def be_born(spec: Spec, layout: rootfs.Layout, streams: Streams, parent: Parent)
     if spec.terminal:
         streams = open_terminal(parent, console=True)
     parent.wait_for_go()
-    take_over(spec, streams, make_workdir=True)
+    take_over(spec, streams, seccomp, make_workdir=True)
 
 
-def join(spec: Spec, pidfd: int, streams: Streams, parent: Parent) -> None:
+def join(spec: Spec, pidfd: int, streams: Streams, parent: Parent, seccomp: bytes) -> None:
     """Enter a running container beside its process: `exec`. The caller is in its pid namespace already.
 
     Does not return. Raises as `be_born`.
@@ -92,7 +92,7 @@ def join(spec: Spec, pidfd: int, streams: Streams, parent: Parent) -> None:
     if spec.terminal:
         streams = open_terminal(parent, console=False)
     parent.wait_for_go()
-    take_over(spec, streams, make_workdir=False)
+    take_over(spec, streams, seccomp, make_workdir=False)
 
 
 def open_terminal(parent: Parent, console: bool) -> Streams:
@@ -121,21 +121,25 @@ def open_terminal(parent: Parent, console: bool) -> Streams:
     return Streams(slave, slave, slave)
 
 
-def take_over(spec: Spec, streams: Streams, make_workdir: bool) -> None:
-    """Become the program: its directory, streams, user, capabilities, environment; then execve(2)."""
+def take_over(spec: Spec, streams: Streams, seccomp: bytes, make_workdir: bool) -> None:
+    """Become the program: its directory, streams, user, capabilities, environment, filter; then execve(2)."""
+    if not seccomp and spec.seccomp != SECCOMP_UNCONFINED:
+        raise StartError("there is no seccomp filter for a container that is to have one")
     identity = security.identify(spec.user)
     connect_streams(streams, identity)
     os.umask(0o022)
     environment = dict(variable.partition("=")[::2] for variable in spec.env)
     environment.setdefault("HOME", identity.home)
     enter_workdir(spec.workdir, make_workdir)
-    security.drop(identity, spec.capabilities, spec.no_new_privileges)
+    own = security.drop(identity, spec.capabilities)
     # The kernel forgets this wish when credentials change: say it again.
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
-    if spec.init:
-        init.run_beneath(spec.terminal)
     path = security.program(spec.args, environment)
     restore_signals()
+    security.confine(own, spec.no_new_privileges, seccomp)
+    if spec.init:
+        init.run_beneath(spec.terminal)
+        restore_signals()
     explain.step(f"execve({path}, {list(spec.args)})", f"exec {' '.join(spec.args)}")
     try:
         os.execve(path, spec.args, environment)

@@ -6,6 +6,7 @@ The command line and the Python API both fill a `RunOptions`; `minidocker.engine
 import posixpath
 import re
 import signal
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from minidocker.container.spec import Mount, Port
@@ -17,6 +18,7 @@ class RunOptions(NamedTuple):
 
     `entrypoint` None leaves the image's, an empty tuple clears it. `env` holds `NAME=value` (the caller has resolved
     bare names against its own environment). `mounts` come from `parse_volume` and `parse_tmpfs`. `memory` is in bytes.
+    `security_opt` is for `parse_security`.
     """
 
     command: tuple[str, ...] = ()
@@ -44,7 +46,7 @@ class RunOptions(NamedTuple):
     privileged: bool = False
     cap_add: tuple[str, ...] = ()
     cap_drop: tuple[str, ...] = ()
-    no_new_privileges: bool = False
+    security_opt: tuple[str, ...] = ()
     init: bool = False
     stop_signal: str = ""
     platform: str = ""
@@ -130,6 +132,35 @@ def parse_tmpfs(text: str) -> Mount:
     if not target.startswith("/"):
         raise InvalidArgument(f"invalid mount config for type \"tmpfs\": invalid mount path: '{target}'")
     return Mount("tmpfs", "tmpfs", target, options=options)
+
+
+class Security(NamedTuple):
+    """What `security_opt` asks for; `seccomp` is "" where nothing is said of it."""
+
+    no_new_privileges: bool = False
+    seccomp: str = ""
+
+
+def parse_security(texts: Iterable[str]) -> Security:
+    """Read each `--security-opt`: `no-new-privileges[=true|false]`, `seccomp=unconfined`, `seccomp=` a profile's text.
+
+    What asks for no confinement by AppArmor or SELinux gets what it asks for. What asks for some is refused.
+
+    Raises: InvalidArgument, in docker's words.
+    """
+    found = Security()
+    for text in texts:
+        name, _, value = text.partition("=") if "=" in text else text.partition(":")
+        if text == "no-new-privileges" or (name == "no-new-privileges" and value in ("true", "false")):
+            found = found._replace(no_new_privileges=value != "false")
+        elif name == "seccomp" and value:
+            found = found._replace(seccomp=value)
+        elif (name, value) not in (("apparmor", "unconfined"), ("label", "disable")):
+            raise InvalidArgument(
+                f'invalid --security-opt: "{text[:80]}": known are no-new-privileges, seccomp=FILE, '
+                "seccomp=unconfined, apparmor=unconfined and label=disable"
+            )
+    return found
 
 
 def parse_signal(text: str) -> int:

@@ -8,6 +8,7 @@ See: docker's "Seccomp security profiles"; OCI runtime-spec, config-linux.md, Se
 
 import errno
 import json
+import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -233,7 +234,7 @@ def _matches(when: Json, capabilities: Iterable[str], host: Host, of_them: Any) 
 
 def parse_version(text: Any) -> tuple[int, int]:
     """Return the first two numbers of a kernel's version: `4.8`, or `6.1.0-18-amd64`."""
-    numbers = str(text).split("-")[0].split(".")[:2]
-    if len(numbers) != 2 or not all(number.isdecimal() for number in numbers):
+    found = re.match(r"(\d+)\.(\d+)", str(text))
+    if not found:
         raise ValueError(f'invalid kernel version: "{text}", expected "<kernel>.<major>"')
-    return int(numbers[0]), int(numbers[1])
+    return int(found[1]), int(found[2])

@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 from minidocker import explain
 from minidocker.errors import StartError
-from minidocker.linux import capabilities, syscalls
+from minidocker.linux import capabilities, seccomp, syscalls
 
 _LARGEST_ID = 2**31 - 1
+_TO_LOAD_A_FILTER = capabilities.bits(("SYS_ADMIN",))
 
 
 class Identity(NamedTuple):
@@ -69,14 +70,13 @@ def _number(text: str) -> int:
     return number
 
 
-def drop(identity: Identity, keep: tuple[str, ...], no_new_privileges: bool) -> None:
-    """Become `identity` with no more capabilities than `keep`.
+def drop(identity: Identity, keep: tuple[str, ...]) -> int:
+    """Become `identity` with no more capabilities than `keep`; return those that are left to it, as a bit set.
 
     In this order: the bounding set can only be cut by one who has CAP_SETPCAP, and the groups only be set by one who
-    has CAP_SETGID; setuid(2) from root to another user clears the rest; what root keeps is cut last.
+    has CAP_SETGID; setuid(2) from root to another user takes the rest away, but for what `confine` needs.
     """
-    bits = capabilities.bits(keep)
-    capabilities.limit_bounding_set(bits)
+    capabilities.limit_bounding_set(capabilities.bits(keep))
     # Its own group is among the others, too: a process that takes another one must not lose what this one forbids it
     # (CVE-2022-36109).
     groups = tuple(dict.fromkeys((identity.gid, *identity.groups)))
@@ -85,12 +85,38 @@ def drop(identity: Identity, keep: tuple[str, ...], no_new_privileges: bool) -> 
         os.setgroups(groups)
     explain.step(f"setresgid({identity.gid})", f"setpriv --regid {identity.gid}")
     os.setresgid(identity.gid, identity.gid, identity.gid)
+    syscalls.prctl(syscalls.PR_SET_KEEPCAPS, 1)
     explain.step(f"setresuid({identity.uid})", f"setpriv --reuid {identity.uid}")
     os.setresuid(identity.uid, identity.uid, identity.uid)
-    capabilities.set_own(bits)
+    own = capabilities.bits(keep) & capabilities.available() if identity.uid == 0 else 0
+    capabilities.set_own(own | _TO_LOAD_A_FILTER)
+    return own
+
+
+def confine(own: int, no_new_privileges: bool, program: bytes) -> None:
+    """Put this process under the filter `program`, if there is one, with no capabilities but `own`: the last step.
+
+    Without no_new_privs only CAP_SYS_ADMIN may load a filter, so it has to be given up under the filter, which must
+    allow capset(2). runc loads the filter first and then changes user, groups and capabilities, all of which its
+    filters must allow; here that is done before, and a profile need not know of it. With no_new_privs nothing comes
+    after the filter but execve(2), as with runc.
+
+    Raises: StartError where the kernel does not take the filter: what was to have one does not run without.
+    """
     if no_new_privileges:
         explain.step("prctl(PR_SET_NO_NEW_PRIVS, 1)", "setpriv --no-new-privs")
         syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
+        capabilities.set_own(own)
+    if program:
+        try:
+            seccomp.load(program)
+        except OSError as error:
+            raise StartError(
+                f"the kernel does not take the seccomp filter: {error.strerror}; "
+                "--security-opt seccomp=unconfined runs without one"
+            ) from error
+    if not no_new_privileges:
+        capabilities.set_own(own)
 
 
 def _may_set_groups() -> bool:

@@ -84,8 +84,9 @@ class Child:
         self._wait()
 
     def tell_step(self, kernel: str, shell: str) -> None:
-        """Pass on one step of `--explain`."""
-        self.theirs.send(b"step" + json.dumps([kernel, shell]).encode())
+        """Pass on one step of `--explain`, unless a seccomp filter does not allow it any more."""
+        with contextlib.suppress(PermissionError):
+            self.theirs.send(b"step" + json.dumps([kernel, shell]).encode())
 
     def fail(self, error: BaseException) -> NoReturn:
         """Report why the container cannot be, and end: called in the child."""
@@ -151,6 +152,7 @@ def run(control: Control, request: Json, spec: Spec) -> None:
     container_id = request["id"]
     containers = records.Containers(request["root"], request["run"])
     layout = rootfs.Layout(request["layers"], containers.path(container_id))
+    seccomp = bytes.fromhex(request["seccomp"])
     state = records.State()
     with contextlib.ExitStack() as undo:
         undo.callback(cleanup.remove_run_folder, containers, container_id)
@@ -165,7 +167,7 @@ def run(control: Control, request: Json, spec: Spec) -> None:
         child = Child()
         pid = syscalls.clone(syscalls.CLONE_NEWPID)
         if pid == 0:
-            _become(child, lambda: namespaces.be_born(spec, layout, pipes.for_child, child.parent()), request)
+            _become(child, lambda: namespaces.be_born(spec, layout, pipes.for_child, child.parent(), seccomp), request)
         undo.callback(kill, pid)
         child.theirs.close()
         pipes.close_childs()
@@ -214,6 +216,7 @@ def finish(containers: records.Containers, container_id: str, state: records.Sta
 def run_beside(control: Control, request: Json, spec: Spec) -> None:
     """Run one more process in a container: `exec`."""
     target = request["join"]
+    seccomp = bytes.fromhex(request["seccomp"])
     pidfd = os.pidfd_open(target["pid"])
     if records.start_time(target["pid"]) != target["start"]:
         raise StartError("the container is not running any more")
@@ -222,7 +225,7 @@ def run_beside(control: Control, request: Json, spec: Spec) -> None:
     syscalls.setns(pidfd, syscalls.CLONE_NEWPID)  # for our children; we stay
     pid = os.fork()
     if pid == 0:
-        _become(child, lambda: namespaces.join(spec, pidfd, pipes.for_child, child.parent()), request)
+        _become(child, lambda: namespaces.join(spec, pidfd, pipes.for_child, child.parent(), seccomp), request)
     with contextlib.ExitStack() as undo:
         undo.callback(kill, pid)
         child.theirs.close()

@@ -10,6 +10,10 @@ from typing import Any, NamedTuple
 
 Json = dict[str, Any]
 
+# What `Spec.seccomp` says beside a profile's text.
+SECCOMP_DEFAULT = "default"
+SECCOMP_UNCONFINED = "unconfined"
+
 
 class Port(NamedTuple):
     """A published port. `host_port` 0 means: choose a free one; with `host_port_last`, one of that range."""
@@ -49,6 +53,7 @@ class Spec(NamedTuple):
 
     `layers` are the image's diff ids, lowest first. `env` holds `NAME=value`. `user` is docker's `user[:group]`, names
     or numbers, looked up inside the container. `network` is `bridge`, `none` or `host`. `capabilities` have no `CAP_`.
+    `seccomp` is a profile as JSON, or one of the words above.
     """
 
     args: tuple[str, ...]
@@ -69,6 +74,7 @@ class Spec(NamedTuple):
     capabilities: tuple[str, ...] = ()
     privileged: bool = False
     no_new_privileges: bool = False
+    seccomp: str = SECCOMP_DEFAULT
     init: bool = False
     stop_signal: str = "SIGTERM"
     remove: bool = False

@@ -3,7 +3,6 @@
 See: capabilities(7); `/usr/include/linux/capability.h` for the numbers.
 """
 
-import os
 from collections.abc import Iterable
 
 from minidocker.errors import InvalidArgument
@@ -87,10 +86,8 @@ def limit_bounding_set(keep: int) -> None:
 
 
 def set_own(keep: int) -> None:
-    """Reduce this process's own capabilities to `keep`; none is inheritable.
+    """Reduce this process's own capabilities to `keep`.
 
-    A process that is no longer root has lost them already, in setuid(2).
+    None is inheritable: across execve(2), root has what the bounding set lets it have, and everybody else nothing.
     """
-    if os.geteuid() == 0:
-        allowed = keep & available()
-        syscalls.capset(allowed, allowed, 0)
+    syscalls.capset(keep, keep, 0)

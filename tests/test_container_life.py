@@ -202,7 +202,17 @@ def test_an_unknown_user_is_no_container(home: Engine) -> None:
 
 @pytest.mark.parametrize(
     "step",
-    ["be_born", "mount_layers", "pivot", "protect", "restrict", "drop", "confine", "limit_bounding_set", "enter_workdir"],
+    [
+        "be_born",
+        "mount_layers",
+        "pivot",
+        "protect",
+        "restrict",
+        "drop",
+        "confine",
+        "limit_bounding_set",
+        "enter_workdir",
+    ],
 )
 def test_isolation_never_fails_open(home: Engine, tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Break one step of the birth: the container must not start."""

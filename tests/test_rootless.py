@@ -98,7 +98,7 @@ def test_containers_from_pull_to_rm(user: Ordinary) -> None:
     assert user.ok("run", "--rm", "-i", "busybox", "cat", input="typed") == "typed"
     assert user("run", "--rm", "busybox", "sh", "-c", "exit 7").returncode == 7
     assert user("run", "--rm", "busybox", "nothing-such").returncode == 127
-    name = user.ok("run", "-d", "--name", "web", "busybox", "sh", "-c", "echo started; trap exit TERM; sleep 99 & wait")
+    name = user.ok("run", "-d", "--name", "web", "busybox", "sh", "-c", "echo started; trap 'exit 0' TERM; sleep 99 & wait")
     assert f"{name[:12]}   busybox" in user.ok("ps")
     assert until(lambda: user.ok("logs", "web")) == "started"
     assert user.ok("exec", "web", "hostname") == name[:12]
@@ -326,7 +326,8 @@ def test_one_id_runs_images_with_files_of_many(single: Ordinary) -> None:
 @pytest.mark.parametrize("storage", ["overlay", "copy"])
 def test_whiteouts_and_opaque_folders(fresh: Ordinary, storage: str) -> None:
     fresh.env["MINIDOCKER_STORAGE"] = storage
-    change = "rm /etc/group; rm -r /var/spool; mkdir /var/spool; echo n > /var/spool/new; rm -r /home; echo more >> /etc/passwd"
+    change = "rm /etc/group; rm -r /var/spool; mkdir /var/spool; echo n > /var/spool/new; rm -r /home; "
+    change += "echo more >> /etc/passwd"
     fresh.ok("run", "--name", "changing", "busybox", "sh", "-c", change)
     expected = fresh.ok("diff", "changing").splitlines()
     assert {"C /etc", "D /etc/group", "C /etc/passwd", "D /home", "A /var/spool/new"} <= set(expected)

@@ -91,10 +91,13 @@ def _connect(run_dir: str, container_id: str, pid: int, ports: tuple[Port, ...],
         finally:
             rules = firewall.finish(listing)
         _repair_firewall(run_dir, subnet, rules)
-        if ports:
+        if rootless.is_kept(run_dir):
             from minidocker.container import slirp
 
-            _publish(run_dir, endpoint, slirp.forward(run_dir, container_id, ports))
+            slirp.guard(rules)
+            ports = slirp.forward(run_dir, container_id, ports)
+        if ports:
+            _publish(run_dir, endpoint, ports)
         on_failure.pop_all()
     return endpoint
 

@@ -17,7 +17,7 @@ import socket
 from typing import Any
 
 from minidocker import explain
-from minidocker.container import records, rootless
+from minidocker.container import firewall, records, rootless
 from minidocker.container.spec import Port
 from minidocker.errors import NetworkError
 
@@ -30,6 +30,17 @@ FAILED = (
     "slirp4netns could not be started, so containers have no network but --network none and host: "
     "may this user open /dev/net/tun? see 'minidocker doctor'"
 )
+# Every address of its network but that of its name server stands for the host's 127.0.0.1. Its own option against that,
+# --disable-host-loopback, also loses the answers to what is asked by UDP from there; so it is done here.
+GUARD = """\
+table ip slirp-guard {
+    chain forward {
+        type filter hook forward priority filter; policy accept;
+        oifname "tap0" ip daddr 10.0.2.3 meta l4proto { tcp, udp } th dport 53 accept
+        oifname "tap0" ip daddr 10.0.2.0/24 ct direction original drop
+    }
+}
+"""
 _READY, _EXIT = 100, 101  # the numbers that its descriptors have there
 
 
@@ -56,15 +67,14 @@ def ensure(run: str, pid: int, say: rootless.Say) -> None:
 def _start(run: str, pid: int) -> int:
     """Start slirp4netns for the network namespace of `pid`, with which it ends; return its id, 0 where that failed.
 
-    See: slirp4netns(1): --exit-fd, --ready-fd, --api-socket, --disable-host-loopback: no container reaches what listens
-    on the host's 127.0.0.1.
+    See: slirp4netns(1): --exit-fd, --ready-fd, --api-socket.
     """
     api = f"{run}/rootless/slirp.sock"
     with contextlib.suppress(FileNotFoundError):
         os.unlink(api)
     ready, ready_child = os.pipe()
     alive = os.open(f"{run}/rootless/alive", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    command = ["slirp4netns", "--configure", "--mtu=65520", "--disable-host-loopback", f"--api-socket={api}"]
+    command = ["slirp4netns", "--configure", "--mtu=65520", f"--api-socket={api}"]
     command += [f"--ready-fd={_READY}", f"--exit-fd={_EXIT}", str(pid), "tap0"]
     explain.step("posix_spawn(slirp4netns)", " ".join(command))
     quiet = [(os.POSIX_SPAWN_OPEN, fd, "/dev/null", os.O_RDWR, 0) for fd in (0, 1, 2)]
@@ -76,13 +86,17 @@ def _start(run: str, pid: int) -> int:
         return started if pipe.read(1) == b"1" else 0
 
 
+def guard(rules: str) -> None:
+    """Keep containers from what listens on the host's 127.0.0.1, unless the `rules` of this network say so already."""
+    if "table ip slirp-guard {" not in rules:
+        firewall.apply(GUARD)
+
+
 def forward(run: str, container_id: str, ports: tuple[Port, ...]) -> tuple[Port, ...]:
     """Have the host's side of `ports` led into the holder's network; return the ports as they are there.
 
-    For root there is nothing to do: the host's network is the bridge's. Raises: NetworkError.
+    Raises: NetworkError.
     """
-    if not rootless.is_kept(run):
-        return ports
     with open(f"{run}/network/forwards/{container_id}", "w") as note:
         for port in ports:
             asked = {"proto": port.protocol, "host_addr": port.host_ip, "host_port": port.host_port}

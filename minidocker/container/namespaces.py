@@ -126,6 +126,7 @@ def take_over(spec: Spec, streams: Streams, seccomp: bytes, make_workdir: bool) 
     if not seccomp and spec.seccomp != SECCOMP_UNCONFINED:
         raise StartError("there is no seccomp filter for a container that is to have one")
     identity = security.identify(spec.user)
+    security.require(identity)
     connect_streams(streams, identity)
     os.umask(0o022)
     environment = dict(variable.partition("=")[::2] for variable in spec.env)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from minidocker import explain
 from minidocker.errors import StartError
-from minidocker.linux import capabilities, seccomp, syscalls
+from minidocker.linux import capabilities, seccomp, syscalls, userns
 
 _LARGEST_ID = 2**31 - 1
 _TO_LOAD_A_FILTER = capabilities.bits(("SYS_ADMIN",))
@@ -68,6 +68,16 @@ def _number(text: str) -> int:
     if number > _LARGEST_ID:
         raise StartError(f"uids and gids must be in range 0-{_LARGEST_ID}")
     return number
+
+
+def require(identity: Identity) -> None:
+    """Check that a user is among those that this user namespace has.
+
+    Raises: StartError, which says so: the kernel would only say EINVAL.
+    """
+    if not userns.has_id(identity.uid):
+        only = "only user 0 does, as its owner has no subordinate ids" if not userns.has_id(1) else "it is not mapped"
+        raise StartError(f"user {identity.uid} does not exist here: in this user namespace {only} (subuid(5))")
 
 
 def drop(identity: Identity, keep: tuple[str, ...]) -> int:

@@ -58,8 +58,12 @@ def test_detach_keys_are_found_across_reads() -> None:
     assert keys.feed(b"a\x10") == b"a"  # might be the beginning
     assert keys.feed(b"b") == b"\x10b"
     assert keys.feed(b"\x10") == b""
-    with pytest.raises(Detached):
+    with pytest.raises(Detached) as left:
         keys.feed(b"\x11rest")
+    assert left.value.typed == b""
+    with pytest.raises(Detached) as left:
+        KeyFilter(b"\x10\x11").feed(b"all at once\r\x10\x11rest")
+    assert left.value.typed == b"all at once\r"
 
 
 @pytest.mark.parametrize(("text", "keys"), [("ctrl-a,d", b"\x01d"), ("ctrl-@", b"\0"), ("x", b"x"), ("", b"")])

@@ -54,7 +54,11 @@ class Wishes(NamedTuple):
 
 
 class Detached(Exception):
-    """The detach keys were pressed; the container goes on."""
+    """The detach keys were pressed; the container goes on. `typed` is what came before them and is still for it."""
+
+    def __init__(self, typed: bytes = b"") -> None:
+        super().__init__()
+        self.typed = typed
 
 
 def check_terminal(wishes: Wishes) -> None:
@@ -91,8 +95,9 @@ class KeyFilter:
         if not self.keys:
             return data
         data = self._held + data
-        if self.keys in data:
-            raise Detached
+        typed, found, _ = data.partition(self.keys)
+        if found:
+            raise Detached(typed)
         held = next(
             (length for length in range(len(self.keys) - 1, 0, -1) if data.endswith(self.keys[:length])),
             0,
@@ -207,9 +212,12 @@ def _start_pump(stream: "Attachment", keys: KeyFilter, detached: list[bool]) -> 
                 if ready := keys.feed(data):
                     stream.send_stdin(ready)
             stream.close_stdin()
-        except Detached:
+        except Detached as left:
             detached.append(True)
-            stream.socket.shutdown(socket.SHUT_RDWR)
+            with contextlib.suppress(OSError):  # the container may just have ended
+                if left.typed:
+                    stream.send_stdin(left.typed)
+                stream.socket.shutdown(socket.SHUT_RDWR)
         except OSError:
             return  # the container has ended, or our terminal has gone
 

@@ -52,6 +52,7 @@ def specify(container_id: str, image: ImageConfig, options: RunOptions, root: st
         read_only=options.read_only,
         terminal=options.terminal,
         open_stdin=options.interactive,
+        stdin_once=options.interactive and not options.detach,
         network=options.network,
         ports=tuple(dict.fromkeys(published)),
         exposed=exposed,

@@ -171,7 +171,7 @@ def _config(engine: "Engine", container: Container) -> Json:
         **({"ExposedPorts": {port: {} for port in spec.exposed}} if spec.exposed else {}),
         "Tty": spec.terminal,
         "OpenStdin": spec.open_stdin,
-        "StdinOnce": False,
+        "StdinOnce": spec.stdin_once,
         "Env": [variable for variable in spec.env if variable not in own],
         "Cmd": command,
         "Image": container.image,

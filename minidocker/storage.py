@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from minidocker.container import records
 from minidocker.container.records import Container
-from minidocker.container.view import view
+from minidocker.container.view import mounted, view
 from minidocker.engine import Engine
 from minidocker.errors import InvalidArgument
 from minidocker.image import layers, overlay
@@ -85,7 +85,8 @@ def overlay_works(engine: Engine, report: Report) -> bool:
         return False
     note = f"{engine.run}/storage"
     with contextlib.suppress(FileNotFoundError), open(note) as file:
-        return file.read() == "overlay"
+        if known := file.read():  # another command may just be writing it
+            return known == "overlay"
     works = _try_overlay(engine)
     os.makedirs(engine.run, exist_ok=True)
     with open(note, "w") as file:
@@ -105,7 +106,7 @@ def _try_overlay(engine: Engine) -> bool:
     folder = engine.containers.path(trial.id)
     os.makedirs(engine.containers.layers, exist_ok=True)
     try:
-        with view(engine.containers, trial):
+        with mounted(engine.containers, trial, read_only=False):
             return True
     except StartError:
         return False

@@ -592,6 +592,7 @@ def test_copying_where_overlayfs_cannot_be_had(home: Engine, monkeypatch: pytest
     monkeypatch.setenv("MINIDOCKER_STORAGE", "copy")
     container = detached(home, "sh", "-c", "echo new > /added; rm /bin/vi; exec sleep 100", network="none")
     assert "overlay" not in Path(f"/proc/{container.state.pid}/mountinfo").read_text().split("\n")[0]
+    wait_until(lambda: Path(f"/proc/{container.state.pid}/comm").read_text() == "sleep\n")
     engine.stop(home, container, 0)
     engine.start(home, container)
     engine.stop(home, container, 0)

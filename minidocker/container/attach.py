@@ -33,7 +33,7 @@ class Attachment:
         self.socket.sendall(stream.pack(stream.STDIN, data))
 
     def close_stdin(self) -> None:
-        """Tell the process that there is no more input."""
+        """Tell the process that there is no more input; one that was started detached keeps it open for others."""
         self.socket.sendall(stream.pack(stream.CLOSE_STDIN))
 
     def resize(self, rows: int, columns: int) -> None:

@@ -9,6 +9,8 @@ from minidocker.container.records import Container, Containers
 from minidocker.container.spec import Spec
 from minidocker.linux import trees
 
+_RESTARTING = "restarting"
+
 
 def disconnect(containers: Containers, container_id: str) -> None:
     """Give back the container's address and ports."""
@@ -22,6 +24,17 @@ def remove_run_folder(containers: Containers, container_id: str) -> None:
         for name in os.listdir(folder):
             os.unlink(f"{folder}/{name}")
         os.rmdir(folder)
+
+
+def keep_over_restart(containers: Containers, container_id: str) -> None:
+    """Have a container that runs, and that is to be removed at its end, not be removed at this one."""
+    with contextlib.suppress(FileNotFoundError), open(containers.run_path(container_id, _RESTARTING), "w"):
+        return
+
+
+def is_restarting(containers: Containers, container_id: str) -> bool:
+    """Say whether `keep_over_restart` was called for this run of the container."""
+    return os.path.exists(containers.run_path(container_id, _RESTARTING))
 
 
 def remove_container(containers: Containers, container_id: str, spec: Spec, volumes: bool) -> None:

@@ -59,7 +59,7 @@ def read_host_resolv_conf(shares_network: bool) -> str:
 
 def _read(path: str) -> str:
     try:
-        with open(path) as file:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
             return file.read()
     except FileNotFoundError:
         return ""
@@ -67,7 +67,7 @@ def _read(path: str) -> str:
 
 def write(path: str, text: str) -> None:
     """Write one of the files in place, readable by every user of the container."""
-    with open(path, "w") as file:
+    with open(path, "w", encoding="utf-8", errors="surrogateescape") as file:
         file.write(text)
     os.chmod(path, 0o644)
 

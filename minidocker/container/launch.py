@@ -56,7 +56,7 @@ def launch(process: Process, ports: list[socket.socket], on_created: Callable[[i
     connection, pid = spawn("shim", f"minidocker-shim {process.id[:12]}")
     os.waitpid(pid, 0)  # it forks once more, so that it is nobody's child that has to be waited for
     with contextlib.ExitStack() as on_failure:
-        on_failure.callback(connection.close)  # the shim undoes everything when we go away
+        on_failure.callback(_give_up, connection)
         message = {**process._asdict(), "spec": process.spec.to_json(), "explain": explain.listening()}
         begin = stream.pack(stream.BEGIN, json.dumps(message).encode())
         socket.send_fds(connection, [begin], [held.fileno() for held in ports])
@@ -77,6 +77,14 @@ def launch(process: Process, ports: list[socket.socket], on_created: Callable[[i
     attachment = Attachment(connection, process.spec.terminal, frames)
     attachment.push(arrived)
     return attachment
+
+
+def _give_up(connection: socket.socket) -> None:
+    """Have the shim undo everything, and wait until it has; or until it lets go of us, for the program runs already."""
+    with connection, contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_WR)
+        while connection.recv(65536):
+            pass
 
 
 def _follow(connection: socket.socket, kind: int, payload: bytes, on_created: Callable[[int], Json]) -> None:

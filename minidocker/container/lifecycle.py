@@ -72,7 +72,7 @@ def _start(
         return {"address": endpoint.address, "gateway": endpoint.gateway, "mac": endpoint.mac, "ports": shown}
 
     def etc_hosts_for(address: str, gateway: str) -> None:
-        if spec.network != "host":
+        if spec.network != "host" or spec.extra_hosts:
             etc.write(f"{folder}/hosts", etc.hosts(address, hostname, spec.extra_hosts, gateway))
 
     process = _process(containers, container, spec, attach)
@@ -97,7 +97,12 @@ def _close_all(sockets: list[socket.socket]) -> None:
 
 
 def _record_failure(containers: Containers, container: Container, error: BaseException) -> None:
-    """Write down why the container did not start: `ps -a` and `inspect` show it."""
+    """Write down why the container did not start: `ps -a` and `inspect` show it.
+
+    One that had begun when its start was interrupted runs.
+    """
+    if containers.state(container.id).status == records.RUNNING:
+        return
     code = error.exit_code if isinstance(error, StartError) else 128
     state = container.state._replace(exit_code=code, error=str(error), finished="")
     with contextlib.suppress(OSError):
@@ -180,9 +185,11 @@ def kill(container: Container, name: str = "KILL") -> None:
 def stop(containers: Containers, container: Container, timeout: float = 10.0, name: str = "") -> None:
     """Ask the container to end by its stop signal; kill it when it has not after `timeout` seconds (-1: never).
 
-    One that does not run is stopped already.
+    One that does not run is stopped already; one that is just being started is stopped when it has been.
     """
     number = options.parse_signal(name or container.spec.stop_signal)
+    with containers.lock(container.id):
+        container = containers.load(container.id)
     with contextlib.suppress(ContainerStateError):
         send_signal(container, number)
         if not wait_for_shim(container, timeout if timeout >= 0 else None):
@@ -216,13 +223,17 @@ def _settle(containers: Containers, container: Container) -> None:
 
 
 def restart(containers: Containers, container: Container, timeout: float = 10.0) -> None:
-    """Stop the container, if it runs, and start it."""
+    """Stop the container, if it runs, and start it; it is not removed in between, if it was to be at its end."""
+    cleanup.keep_over_restart(containers, container.id)
     stop(containers, container, timeout)
     start(containers, container)
 
 
 def wait(containers: Containers, container: Container) -> int:
-    """Wait until the container ends; return its exit code. One that does not run has ended already."""
+    """Wait until the container ends; return its exit code. One that does not run has ended already.
+
+    Raises: ContainerNotFound for one that was removed at its end, before we could ask.
+    """
     if not container.running:
         return container.state.exit_code
     with contextlib.suppress(ContainerStateError):
@@ -233,7 +244,7 @@ def wait(containers: Containers, container: Container) -> int:
         if attachment.exit_code is not None:
             return attachment.exit_code
     wait_for_shim(container, None)
-    return containers.state(container.id).exit_code
+    return containers.load(container.id).state.exit_code
 
 
 def remove(containers: Containers, container: Container, force: bool = False, volumes: bool = False) -> None:

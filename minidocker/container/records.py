@@ -6,6 +6,7 @@ is alive now.
 """
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -100,7 +101,10 @@ def start_time(pid: int) -> int:
 
 
 def write_json(path: str, data: Json) -> None:
-    """Put a document in place whole or not at all, even when the machine stops in between."""
+    """Put a document in place whole or not at all, even when the machine stops in between.
+
+    On a full disk one that exists is written over: it has its room already, and is not lost for want of another's.
+    """
     temporary = f"{path}.{os.urandom(4).hex()}.tmp"
     try:
         with open(temporary, "w") as file:
@@ -108,10 +112,14 @@ def write_json(path: str, data: Json) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.rename(temporary, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
-        raise
+        if not (isinstance(error, OSError) and error.errno == errno.ENOSPC and os.path.exists(path)):
+            raise
+        with open(path, "r+") as file:
+            file.write(json.dumps(data))
+            file.truncate()
 
 
 @contextlib.contextmanager

@@ -14,12 +14,15 @@ import socket
 import struct
 import termios
 import time
+from collections.abc import Iterable
 
 from minidocker.container import records, stream
 from minidocker.container.namespaces import Streams
 
 _CHUNK = 65536
 _HIGH_WATER = 1024 * 1024  # bytes that may wait for a slow reader before the container has to wait, too
+_LARGEST_PIPE = 1024 * 1024  # as large as an ordinary user can make one; see: pipe(7), pipe-max-size
+_PATIENCE = 0.2  # seconds that a shim waits, at its end, for those who are slow to take the last of the output
 _SOCKET = "attach.sock"
 
 
@@ -73,8 +76,9 @@ class Log:
 class Relay:
     """The loop. `streams` are the shim's ends: where input is written to, where output and errors are read from."""
 
-    def __init__(self, streams: Streams, log_path: str = "") -> None:
+    def __init__(self, streams: Streams, log_path: str = "", stdin_once: bool = True) -> None:
         self._stdin = streams.stdin
+        self._stdin_once = stdin_once
         self._terminal = streams.stdin == streams.stdout and streams.stdin >= 0
         self._outputs = {streams.stdout: stream.STDOUT}
         if streams.stderr >= 0:
@@ -167,13 +171,13 @@ class Relay:
                     connection, _ = self._listener.accept()
                     self._clients[connection.fileno()] = Client(connection, is_owner=False)
 
-    def _read_output(self, fd: int) -> None:
-        """Take output of the process to the log and to everyone attached."""
+    def _read_output(self, fd: int) -> int:
+        """Take output of the process to the log and to everyone attached; return how many bytes."""
         kind = self._outputs[fd]
         try:
             data = os.read(fd, _CHUNK)
         except BlockingIOError:
-            return
+            return 0
         except OSError as error:
             if error.errno != errno.EIO:  # a terminal's master says so when the last process has closed it
                 raise
@@ -186,6 +190,7 @@ class Relay:
             frame = stream.pack(kind, data)
             for client in self._clients.values():
                 client.waiting += frame
+        return len(data)
 
     def _serve_client(self, client: Client) -> None:
         """Send what waits for a client and take what it sends; forget it when it is gone."""
@@ -197,12 +202,12 @@ class Relay:
             gone = not data
         except BlockingIOError:
             gone = False
-        except (OSError, ValueError):
+        except (OSError, ValueError, TypeError, KeyError, struct.error):  # or it does not speak as we do
             gone = True
         if gone:
             del self._clients[client.connection.fileno()]
             client.connection.close()
-            if client.is_owner:
+            if client.is_owner and self._stdin_once:
                 self._end_input()
 
     def _take(self, kind: int, payload: bytes) -> None:
@@ -210,7 +215,7 @@ class Relay:
         if kind == stream.STDIN and self._stdin >= 0:
             self._input += payload
             self._write_input()
-        elif kind == stream.CLOSE_STDIN:
+        elif kind == stream.CLOSE_STDIN and self._stdin_once:
             self._end_input()
         elif kind == stream.RESIZE and self._terminal:
             size = json.loads(payload)
@@ -238,8 +243,12 @@ class Relay:
             self._stdin = -1
 
     def _drain(self) -> None:
-        """Read what a process that has ended left in its pipes; what others still hold them for is not waited for."""
-        while self._outputs:
+        """Read what a process that has ended left in its pipes.
+
+        Others may still hold them: what they will write is not waited for, and they may write without end.
+        """
+        left = _LARGEST_PIPE * len(self._outputs)
+        while self._outputs and left > 0:
             poll = select.poll()
             for fd in self._outputs:
                 poll.register(fd, select.POLLIN)
@@ -247,29 +256,55 @@ class Relay:
             if not ready:
                 break
             for fd, _ in ready:
-                self._read_output(fd)
+                left -= self._read_output(fd)
         if self._log:
             for source in ("stdout", "stderr"):
                 self._log.write(source, b"", last=True)
 
     def say_goodbye(self, how: dict[str, object]) -> None:
-        """Tell everyone attached how it ended, after the last of the output; wait a while for those who are slow."""
-        self._accept()
+        """Tell everyone attached how it ended, after the last of the output.
+
+        Nobody has to wait for those who are slow to read, a pager say: a process of its own stays for them.
+        """
         goodbye = stream.pack(stream.EXIT, json.dumps(how).encode())
-        for client in self._clients.values():
-            client.waiting += goodbye
-        deadline = time.monotonic() + 10
-        self._outputs.clear()
-        self._input.clear()
-        while self._clients and time.monotonic() < deadline:
-            for client in list(self._clients.values()):
-                with contextlib.suppress(OSError):
-                    client.send()
-                    if client.waiting:
-                        continue
-                    client.connection.shutdown(socket.SHUT_WR)
-                del self._clients[client.connection.fileno()]
-            self._poll(timeout=100)
+        told: set[int] = set()
+        deadline = time.monotonic() + _PATIENCE
+        while time.monotonic() < deadline:
+            self._accept()
+            for client in self._clients.values():
+                if client.connection.fileno() not in told:
+                    told.add(client.connection.fileno())
+                    client.waiting += goodbye
+            if not self._deliver(_PATIENCE):
+                return
+        if os.fork() == 0:
+            _close_all_but(self._clients)
+            while self._deliver(None):
+                pass
+            os._exit(0)
+
+    def _deliver(self, timeout: float | None) -> bool:
+        """Send what waits, let go of those who have it all or are gone, wait for the others; say if there are any."""
+        poll = select.poll()
+        for fd, client in list(self._clients.items()):
+            with contextlib.suppress(OSError):
+                client.send()
+                if client.waiting:
+                    poll.register(fd, select.POLLOUT)
+                    continue
+                client.connection.shutdown(socket.SHUT_WR)
+            del self._clients[fd]
+        if self._clients:
+            poll.poll(None if timeout is None else timeout * 1000)
+        return bool(self._clients)
+
+
+def _close_all_but(wanted: Iterable[int]) -> None:
+    """Close every descriptor but those: the container's ports among them, which are free now."""
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) not in wanted:
+            with contextlib.suppress(OSError):  # the listing's own, closed since
+                os.close(int(name))
 
 
 def connect(folder: str) -> socket.socket:

@@ -11,6 +11,7 @@ safe and a hundred of them cost little. Its standard input is a socket to the en
 import contextlib
 import json
 import os
+import select
 import signal
 import socket
 from typing import Any, NoReturn
@@ -24,6 +25,9 @@ from minidocker.linux import syscalls
 
 Json = dict[str, Any]
 
+INTERRUPTED = "the command that was starting the container was interrupted"
+_LONGEST = 4000  # characters of a text that the child reports: one message has to hold it
+
 
 class Control:
     """The socket to the engine that started us, until the program runs."""
@@ -35,8 +39,8 @@ class Control:
         self.descriptors: list[int] = []
 
     def send(self, kind: int, message: Any = None) -> None:
-        """Send one frame; a listener that is gone is noticed when we next receive."""
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        """Send one frame; a listener that is gone, or was let go, is noticed when we next receive."""
+        with contextlib.suppress(OSError):
             self.connection.sendall(stream.pack(kind, json.dumps(message).encode()))
 
     def expect(self, kind: int) -> Json:
@@ -48,7 +52,7 @@ class Control:
             data, fds, _, _ = socket.recv_fds(self.connection, 65536, stream.MOST_DESCRIPTORS)
             self.descriptors += fds
             if not data:
-                raise StartError("the command that was starting the container was interrupted")
+                raise StartError(INTERRUPTED)
             self._waiting += self._frames.feed(data)
         arrived, payload = self._waiting.pop(0)
         if arrived != kind:
@@ -86,7 +90,7 @@ class Child:
     def tell_step(self, kernel: str, shell: str) -> None:
         """Pass on one step of `--explain`, unless a seccomp filter does not allow it any more."""
         with contextlib.suppress(PermissionError):
-            self.theirs.send(b"step" + json.dumps([kernel, shell]).encode())
+            self.theirs.send(b"step" + json.dumps([kernel[:_LONGEST], shell[:_LONGEST]]).encode())
 
     def fail(self, error: BaseException) -> NoReturn:
         """Report why the container cannot be, and end: called in the child."""
@@ -94,7 +98,7 @@ class Child:
         known = isinstance(error, (MinidockerError, OSError))
         text = str(error) if known else f"{type(error).__name__}: {error}"
         with contextlib.suppress(OSError):
-            self.theirs.send(b"error" + json.dumps([text, code]).encode())
+            self.theirs.send(b"error" + json.dumps([text[:_LONGEST], code]).encode())
         os._exit(1)
 
     def listen(self, control: Control, until: bytes) -> int:
@@ -102,10 +106,16 @@ class Child:
 
         It says nothing more (`b""`) when it has become the program: the socket closes on exec.
 
-        Raises: StartError with what the child reported, or when it died without a word.
+        Raises: StartError with what the child reported, or when the engine went away; ChildProcessError when the child
+        died without a word.
         """
         terminal = -1
+        poll = select.poll()
+        poll.register(self.ours, select.POLLIN)
+        poll.register(control.connection, select.POLLRDHUP)
         while True:
+            if self.ours.fileno() not in dict(poll.poll()):
+                raise StartError(INTERRUPTED)
             message, fds, _, _ = socket.recv_fds(self.ours, 65536, 1)
             if message.startswith(b"step"):
                 control.connection.sendall(stream.pack(stream.EXPLAIN, message[4:]))
@@ -117,7 +127,7 @@ class Child:
             elif message == until:
                 return terminal
             else:
-                raise StartError("the container's process died before it could begin")
+                raise ChildProcessError("the container's process died before it could begin")
 
     def proceed(self) -> None:
         """Let the child go on from where it waits."""
@@ -126,6 +136,7 @@ class Child:
 
 def main() -> None:
     """Run one container, or one more process in a running one, as the engine's first frame says."""
+    leave_callers_world()
     control = Control(socket.socket(fileno=os.dup(0)))
     os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
     if os.fork():  # the engine waits for us, not for the container
@@ -147,14 +158,23 @@ def main() -> None:
         control.send(stream.FAILED, {"error": str(error), "exit_code": 125})
 
 
+def leave_callers_world() -> None:
+    """Keep nothing of the process that started us: whatever waits for it to end must not wait for the container.
+
+    A pipe that it had open to others, the folder it was in, which could not be unmounted, its mask for new files.
+    """
+    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+    os.chdir("/")
+    os.umask(0o022)
+
+
 def run(control: Control, request: Json, spec: Spec) -> None:
     """Make a container, look after it until it ends, and undo everything in reverse."""
     container_id = request["id"]
     containers = records.Containers(request["root"], request["run"])
     layout = rootfs.Layout(request["layers"], containers.path(container_id))
     seccomp = bytes.fromhex(request["seccomp"])
-    state = records.State()
-    with contextlib.ExitStack() as undo:
+    with contextlib.ExitStack() as at_last, contextlib.ExitStack() as undo:
         undo.callback(cleanup.remove_run_folder, containers, container_id)
         if spec.network == "bridge":
             undo.callback(cleanup.disconnect, containers, container_id)
@@ -190,7 +210,7 @@ def run(control: Control, request: Json, spec: Spec) -> None:
             mac=network["mac"],
             ports=tuple(Port(**port) for port in network["ports"]),
         )
-        relay = Relay(pipes.for_relay(terminal), containers.path(container_id, "log.json"))
+        relay = Relay(pipes.for_relay(terminal), containers.path(container_id, "log.json"), spec.stdin_once)
         relay.listen(containers.run_path(container_id))
         child.proceed()
         child.listen(control, b"")
@@ -200,26 +220,49 @@ def run(control: Control, request: Json, spec: Spec) -> None:
         exit_code = relay.serve(pid, rootless.watch(containers.run))
         oom_killed = cgroups.oom_kills(limits) > 0
         state = state._replace(oom_killed=oom_killed, exit_code=exit_code)
-    finish(containers, container_id, state, spec, relay)
+        if cleanup.is_restarting(containers, container_id):
+            spec = spec._replace(remove=False)
+        at_last.callback(finish, containers, container_id, state, spec, relay)
 
 
 def finish(containers: records.Containers, container_id: str, state: records.State, spec: Spec, relay: Relay) -> None:
-    """Write down how the container ended, after everything was undone, and tell those who are attached."""
+    """Write down how the container ended, after everything was undone, and tell those who are attached.
+
+    They are told, come what may: of a full disk, say.
+    """
     ended = state._replace(status=records.EXITED, finished=records.now(), ports=())
-    if spec.remove:
-        cleanup.remove_container(containers, container_id, spec, volumes=True)
-    else:
-        containers.write_state(container_id, ended)
-    relay.say_goodbye({"exit_code": state.exit_code, "oom_killed": state.oom_killed})
+    try:
+        if spec.remove:
+            cleanup.remove_container(containers, container_id, spec, volumes=True)
+        else:
+            containers.write_state(container_id, ended)
+    finally:
+        relay.say_goodbye({"exit_code": state.exit_code, "oom_killed": state.oom_killed})
 
 
 def run_beside(control: Control, request: Json, spec: Spec) -> None:
-    """Run one more process in a container: `exec`."""
-    target = request["join"]
+    """Run one more process in a container: `exec`.
+
+    Raises: as `run`; whatever goes wrong because the container ends meanwhile, is said to be that.
+    """
+    pid, start = request["join"]["pid"], request["join"]["start"]
+    gone = StartError(f"Container {request['id']} is not running", exit_code=1)
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        raise gone from None
+    if records.start_time(pid) != start:
+        raise gone
+    try:
+        _join(control, request, spec, pidfd)
+    except OSError as error:
+        if select.select([pidfd], [], [], 0.1)[0]:
+            raise gone from error
+        raise
+
+
+def _join(control: Control, request: Json, spec: Spec, pidfd: int) -> None:
     seccomp = bytes.fromhex(request["seccomp"])
-    pidfd = os.pidfd_open(target["pid"])
-    if records.start_time(target["pid"]) != target["start"]:
-        raise StartError("the container is not running any more")
     pipes = Pipes(spec)
     child = Child()
     syscalls.setns(pidfd, syscalls.CLONE_NEWPID)  # for our children; we stay

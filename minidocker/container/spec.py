@@ -51,6 +51,8 @@ class Limits(NamedTuple):
 class Spec(NamedTuple):
     """Everything that the birth of a container needs.
 
+    With `stdin_once` standard input ends with that of the first who is attached; without, it stays open for the next.
+
     `layers` are the image's diff ids, lowest first. `env` holds `NAME=value`. `user` is docker's `user[:group]`, names
     or numbers, looked up inside the container. `network` is `bridge`, `none` or `host`. `capabilities` have no `CAP_`.
     `seccomp` is a profile as JSON, or one of the words above.
@@ -66,6 +68,7 @@ class Spec(NamedTuple):
     read_only: bool = False
     terminal: bool = False
     open_stdin: bool = False
+    stdin_once: bool = False
     network: str = "bridge"
     ports: tuple[Port, ...] = ()
     exposed: tuple[str, ...] = ()

@@ -13,9 +13,9 @@ import os
 import socket
 from collections.abc import Iterator
 
-from minidocker.container import launch, mounting, rootfs, stream
+from minidocker.container import launch, mounting, records, rootfs, stream
 from minidocker.container.records import Container, Containers
-from minidocker.errors import StartError
+from minidocker.errors import ContainerStateError, StartError
 from minidocker.linux import syscalls
 
 
@@ -25,9 +25,36 @@ def view(containers: Containers, container: Container, read_only: bool = False) 
 
     `read_only` gives the root alone, without anything that is mounted in it, whether the container runs or not.
     """
-    if container.running and not read_only:
-        yield f"/proc/{container.state.pid}/root"
-        return
+    with contextlib.ExitStack() as stack:
+        if not read_only and not container.running:
+            # Nor may it be started while we look: two would have mounted one upper folder.
+            stack.enter_context(containers.lock(container.id))
+            container = containers.load(container.id)
+        if read_only or not container.running:
+            yield stack.enter_context(mounted(containers, container, read_only))
+        else:
+            yield stack.enter_context(_root_of(container))
+
+
+@contextlib.contextmanager
+def _root_of(container: Container) -> Iterator[str]:
+    """Yield a running container's root: by a descriptor, for its process may end, and another get the same number."""
+    state = container.state
+    try:
+        root = os.open(f"/proc/{state.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise ContainerStateError(f"Container {container.id} is not running any more") from None
+    try:
+        if records.start_time(state.pid) != state.pid_start:
+            raise ContainerStateError(f"Container {container.id} is not running any more")
+        yield f"/proc/self/fd/{root}"
+    finally:
+        os.close(root)
+
+
+@contextlib.contextmanager
+def mounted(containers: Containers, container: Container, read_only: bool) -> Iterator[str]:
+    """Yield a container's root, which a process of ours mounts out of sight."""
     folder = containers.path(container.id)
     for name in ("upper", "work", "merged", "init"):
         os.makedirs(f"{folder}/{name}", exist_ok=True)

@@ -223,7 +223,7 @@ def sethostname(name: str) -> None:
     """
     call = f"sethostname({name})"
     explain.step(call, f"hostname {shlex.quote(name)}")
-    data = name.encode()
+    data = os.fsencode(name)
     _check(_libc.sethostname(data, ctypes.c_size_t(len(data))), call)
 
 

@@ -24,6 +24,8 @@ def compile(wanted: Filter) -> bytes:
     """
     library = _libseccomp()
     making = library.SyscallFilter(wanted.action)
+    # A tree by number, not a list: the kernel tries every number once when it loads a program, and takes half as long.
+    making.set_attr(library.Attr.CTL_OPTIMIZE, 2)
     besides = [getattr(library.Arch, name) for name in wanted.architectures]
     for architecture in besides:
         making.add_arch(architecture)

@@ -11,10 +11,10 @@ import os
 import tarfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from minidocker.errors import InvalidManifest, InvalidReference
-from minidocker.image import catalog, oci
+from minidocker.image import catalog, documents, oci
 from minidocker.image.layers import TarReader, Write, compress, decompressed, unpack
 from minidocker.image.layout import CHUNK, REF_NAME
 from minidocker.image.oci import Descriptor, ImageConfig, Index, Json, Manifest, Platform, host_platform
@@ -25,6 +25,7 @@ from minidocker.linux import trees, userns
 from minidocker.linux.syscalls import RESOLVE_IN_ROOT, openat2
 from minidocker.progress import Report, silent
 
+MAX_NESTING = 3  # of lists of images within lists
 CONTAINERD_NAME = "io.containerd.image.name"
 
 
@@ -159,25 +160,28 @@ class _Archive:
         try:
             return os.fdopen(openat2(root, path, os.O_RDONLY | os.O_NONBLOCK, resolve=RESOLVE_IN_ROOT), "rb")
         except (OSError, ValueError) as error:
-            raise InvalidManifest(f"the archive cannot give {path!r}, which it names itself: {error}") from error
+            raise InvalidManifest(f"the archive cannot give {path[:200]!r}, which it names itself: {error}") from error
         finally:
             os.close(root)
 
     def read(self, path: str) -> bytes:
-        """Return a file of the archive."""
+        """Return a document of the archive. Raises `InvalidManifest` when it is too long to be one."""
         with self.open(path) as file:
-            return file.read()
+            data = file.read(documents.LARGEST + 1)
+        if len(data) > documents.LARGEST:
+            raise InvalidManifest(f"the archive's {path[:80]} is too long: over {documents.LARGEST} bytes")
+        return data
 
     # Docker's archive
 
     def load_docker(self) -> Iterator[Loaded]:
         """Load what manifest.json lists. Raises `InvalidManifest`."""
         try:
-            listed = json.loads(self.read("manifest.json"))
+            listed: Any = documents.load(self.read("manifest.json"))
             described = [
                 (entry["Config"], list(entry["Layers"] or ()), list(entry["RepoTags"] or ())) for entry in listed
             ]
-        except (ValueError, KeyError, TypeError) as error:
+        except (InvalidManifest, KeyError, TypeError) as error:
             raise InvalidManifest(f"the archive's manifest.json is broken: {error!r}") from error
         for config_path, layer_paths, tags in described:
             references = tuple(parse(str(tag)) for tag in tags)
@@ -220,8 +224,11 @@ class _Archive:
 
     def _load_manifest(self, entry: Descriptor, references: Sequence[Reference]) -> Image:
         data = self._blob(entry)
-        if entry.media_type in oci.INDEXES:
-            return self._load_manifest(Index.from_bytes(data, entry.media_type).choose(host_platform()), references)
+        for _ in range(MAX_NESTING):
+            if entry.media_type not in oci.INDEXES:
+                break
+            entry = Index.from_bytes(data, entry.media_type).choose(host_platform())
+            data = self._blob(entry)
         manifest = Manifest.from_bytes(data, entry.media_type)
         self._blob(manifest.config)
         config = ImageConfig.from_bytes(self.store.layout.read_blob(manifest.config.digest))

@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Self
 
 from minidocker.errors import DigestMismatch, InvalidManifest
+from minidocker.image import documents
 from minidocker.image.oci import INDEX, Descriptor, Index, check_digest, digest_of
 
 if TYPE_CHECKING:
@@ -75,9 +76,14 @@ class Layout:
         return open(self.blob_path(digest), "rb")
 
     def read_blob(self, digest: str) -> bytes:
-        """Return the blob, verified: for documents. Raises `DigestMismatch` when the file was damaged."""
+        """Return the blob, verified: for documents.
+
+        Raises `DigestMismatch` when the file was damaged, `InvalidManifest` when it is too long to be a document.
+        """
         with self.open_blob(digest) as file:
-            data = file.read()
+            data = file.read(documents.LARGEST + 1)
+        if len(data) > documents.LARGEST:
+            raise InvalidManifest(f"{digest} is too long to be a document: over {documents.LARGEST} bytes")
         if digest_of(data) != digest:
             raise DigestMismatch(
                 f"{self.blob_path(digest)} is damaged: its content is {digest_of(data)}; pull or load it again"
@@ -99,6 +105,14 @@ class Layout:
         with suppress(FileNotFoundError):
             for name in os.listdir(self._blobs):
                 yield f"sha256:{name}"
+
+    def delete_leftovers(self) -> None:
+        """Delete what killed commands left. Nobody may be adding anything."""
+        with self._locked():
+            for folder in (self.path, self.ingest):
+                for name in os.listdir(folder) if os.path.isdir(folder) else ():
+                    if folder == self.ingest or name.endswith(".tmp"):
+                        os.unlink(f"{folder}/{name}")
 
     def add_blob(self, data: bytes) -> str:
         """Store a small blob and return its digest."""

@@ -10,9 +10,12 @@ import json
 import os
 import re
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from minidocker.errors import InvalidArgument, InvalidManifest
+from minidocker.image import runconfig
+from minidocker.image.documents import Json as Json
+from minidocker.image.documents import as_array, as_object, as_strings, dump, load
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"
@@ -32,7 +35,6 @@ DOCKER_SCHEMA_1 = (
 MANIFESTS = (MANIFEST, DOCKER_MANIFEST)
 INDEXES = (INDEX, DOCKER_INDEX)
 
-Json = dict[str, Any]
 _NOTHING: Json = {}  # what optional fields hold by default; nobody writes to it
 
 _ARCHITECTURES = {
@@ -73,7 +75,7 @@ def check_digest(text: object) -> str:
     """
     if isinstance(text, str) and re.fullmatch("sha256:[0-9a-f]{64}", text):
         return text
-    raise InvalidManifest(f"invalid digest {text!r}: expected sha256: and 64 hexadecimal digits")
+    raise InvalidManifest(f"invalid digest {str(text)[:80]!r}: expected sha256: and 64 hexadecimal digits")
 
 
 class Platform(NamedTuple):
@@ -139,18 +141,18 @@ class Descriptor(NamedTuple):
     @classmethod
     def from_json(cls, value: object) -> "Descriptor":
         """Check and read a descriptor. Raises `InvalidManifest`."""
-        fields = dict(_object(value, "a descriptor"))
+        fields = dict(as_object(value, "a descriptor"))
         media_type, size = fields.pop("mediaType", ""), fields.pop("size", None)
         if not isinstance(media_type, str):
             raise InvalidManifest(f"a descriptor's mediaType is {media_type!r}: expected a string")
-        if not isinstance(size, int) or isinstance(size, bool) or size < 0:
-            raise InvalidManifest(f"a descriptor's size is {size!r}: expected a number of bytes")
+        if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size < 2**63:
+            raise InvalidManifest(f"a descriptor's size is {str(size)[:80]!r}: expected a number of bytes")
         digest = check_digest(fields.pop("digest", None))
-        annotations = _strings(fields.pop("annotations", None), "annotations")
-        urls = tuple(str(url) for url in _array(fields.pop("urls", None), "urls"))
+        annotations = as_strings(fields.pop("annotations", None), "annotations")
+        urls = tuple(str(url) for url in as_array(fields.pop("urls", None), "urls"))
         platform, keys = None, ("os", "architecture", "variant")
         if described := fields.pop("platform", None):
-            described = _object(described, "a platform")
+            described = as_object(described, "a platform")
             platform = Platform(*(str(described.get(key, "")) for key in keys))
             if described.keys() - set(keys):
                 fields["platform"] = described
@@ -185,14 +187,14 @@ class Manifest(NamedTuple):
         if "manifests" in fields:
             raise InvalidManifest("a manifest that is also an index: refused, since two readers would see two images")
         config = Descriptor.from_json(fields.pop("config", None))
-        layers = tuple(map(Descriptor.from_json, _array(fields.pop("layers", None), "layers")))
+        layers = tuple(map(Descriptor.from_json, as_array(fields.pop("layers", None), "layers")))
         return cls(media_type, config, layers, fields)
 
     def to_bytes(self) -> bytes:
         """Return the document; equal manifests give equal bytes."""
         fields: Json = {"schemaVersion": 2, "mediaType": self.media_type, "config": self.config.to_json()}
         fields["layers"] = [layer.to_json() for layer in self.layers]
-        return _dump(fields | self.extra)
+        return dump(fields | self.extra)
 
 
 class Index(NamedTuple):
@@ -210,14 +212,14 @@ class Index(NamedTuple):
         if "layers" in fields or "config" in fields:
             raise InvalidManifest("an index that is also a manifest: refused, since two readers would see two images")
         return cls(
-            media_type, tuple(map(Descriptor.from_json, _array(fields.pop("manifests", None), "manifests"))), fields
+            media_type, tuple(map(Descriptor.from_json, as_array(fields.pop("manifests", None), "manifests"))), fields
         )
 
     def to_bytes(self) -> bytes:
         """Return the document; equal indexes give equal bytes."""
         fields: Json = {"schemaVersion": 2, "mediaType": self.media_type}
         fields["manifests"] = [manifest.to_json() for manifest in self.manifests]
-        return _dump(fields | self.extra)
+        return dump(fields | self.extra)
 
     def choose(self, platform: Platform) -> Descriptor:
         """Return the entry that suits `platform` best: its own variant, else the newest older one, else one for any.
@@ -245,13 +247,14 @@ class ImageConfig(NamedTuple):
     @classmethod
     def from_bytes(cls, data: bytes) -> "ImageConfig":
         """Check and read a configuration. Raises `InvalidManifest`."""
-        raw = _object(_load(data), "an image configuration")
-        _object(raw.get("config") or {}, "config")
-        rootfs = _object(raw.get("rootfs") or {}, "rootfs")
-        for diff_id in _array(rootfs.get("diff_ids"), "diff_ids"):
+        raw = as_object(load(data), "an image configuration")
+        rootfs = as_object(raw.get("rootfs") or {}, "rootfs")
+        diff_ids = as_array(rootfs.get("diff_ids"), "diff_ids")
+        if len(diff_ids) > runconfig.MOST_LAYERS:
+            raise InvalidManifest(f"max depth exceeded: {len(diff_ids)} layers, {runconfig.MOST_LAYERS} can be stacked")
+        for diff_id in diff_ids:
             check_digest(diff_id)
-        for entry in _array(raw.get("history"), "history"):
-            _object(entry, "a history entry")
+        runconfig.check(raw)
         return cls(raw)
 
     def to_bytes(self) -> bytes:
@@ -310,21 +313,9 @@ def chain_ids(diff_ids: Iterable[str]) -> list[str]:
     return chain
 
 
-def _load(data: bytes) -> object:
-    """Read JSON. Raises `InvalidManifest`, also where Python's reader would be content (a document nested too deep)."""
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise InvalidManifest(f"not a JSON document: {error}") from error
-
-
-def _dump(fields: Json) -> bytes:
-    return json.dumps(fields, separators=(",", ":")).encode()
-
-
 def _document(data: bytes) -> Json:
     """Read a manifest or an index as far as both are the same, and take its version out."""
-    fields = _object(_load(data), "a manifest")
+    fields = as_object(load(data), "a manifest")
     version = fields.pop("schemaVersion", None)
     if version == 1 or fields.get("mediaType") in DOCKER_SCHEMA_1:
         raise InvalidManifest(
@@ -346,22 +337,3 @@ def _media_type(fields: Json, told: str, expected: tuple[str, ...], looks_right:
     if media_type not in expected:
         raise InvalidManifest(f"unsupported manifest {media_type or told!r}: expected {' or '.join(expected)}")
     return str(media_type)
-
-
-def _object(value: object, what: str) -> Json:
-    if not isinstance(value, dict):
-        raise InvalidManifest(f"{what} is missing or not a JSON object: {str(value)[:80]!r}")
-    return value
-
-
-def _array(value: object, what: str) -> list[Any]:
-    if value is not None and not isinstance(value, list):
-        raise InvalidManifest(f"{what} is not a JSON array: {str(value)[:80]!r}")
-    return value or []
-
-
-def _strings(value: object, what: str) -> dict[str, str]:
-    fields = _object(value if value is not None else {}, what)
-    if not all(isinstance(text, str) for text in fields.values()):
-        raise InvalidManifest(f"{what} are not all strings")
-    return fields

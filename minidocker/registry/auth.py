@@ -19,9 +19,11 @@ from minidocker.errors import RegistryError
 Ask = Callable[[str, str, Mapping[str, str], bytes | None], tuple[int, bytes]]
 
 SHORTEST_LIFE = 60.0
+LONGEST_LIFE = 86400.0
 CLIENT = "minidocker"
-CHALLENGE = re.compile(r'\s*,?\s*([A-Za-z][\w-]*)\s+((?:[\w-]+\s*=\s*(?:"(?:[^"\\]|\\.)*"|[^",\s]+)\s*,?\s*)*)')
-PARAMETER = re.compile(r'([\w-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^",\s]+))')
+# A parameter, `name=value` or `name="quoted value"`, or else a word alone, which is the name of a scheme. Read word by
+# word: one expression for a whole challenge takes time that grows with the third power of a header's length.
+WORD = re.compile(r'([\w-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^",\s]+))|([A-Za-z][\w-]*)')
 
 
 class Credentials(NamedTuple):
@@ -46,14 +48,14 @@ class Challenge(NamedTuple):
 
 def parse_challenges(headers: list[str]) -> list[Challenge]:
     """Read `WWW-Authenticate` headers: several of them, or several challenges in one, quoted strings understood."""
-    found = []
+    found: list[Challenge] = []
     for header in headers:
-        for match in CHALLENGE.finditer(header):
-            parameters = {
-                name.lower(): re.sub(r"\\(.)", r"\1", quoted) or plain
-                for name, quoted, plain in PARAMETER.findall(match[2])
-            }
-            found.append(Challenge(match[1].lower(), parameters))
+        first = len(found)
+        for name, quoted, plain, scheme in WORD.findall(header):
+            if scheme:
+                found.append(Challenge(scheme.lower(), {}))
+            elif len(found) > first:
+                found[-1].parameters[name.lower()] = re.sub(r"\\(.)", r"\1", quoted) or plain
     return found
 
 
@@ -136,7 +138,7 @@ def read_token(realm: str, status: int, body: bytes) -> tuple[str, float]:
 
     try:
         answer: Any = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         answer = None
     if not isinstance(answer, dict):
         answer = {}
@@ -146,7 +148,8 @@ def read_token(realm: str, status: int, body: bytes) -> tuple[str, float]:
     if not isinstance(token, str) or not token.isprintable():
         raise RegistryError(f"token server {realm}: its answer holds no token", realm, status)
     life = answer.get("expires_in")
-    return token, max(float(life), SHORTEST_LIFE) if isinstance(life, int | float) else SHORTEST_LIFE
+    sane = isinstance(life, int | float) and SHORTEST_LIFE <= life <= LONGEST_LIFE
+    return token, float(life) if sane else SHORTEST_LIFE
 
 
 def refusal(answer: dict[str, Any], status: int) -> str:

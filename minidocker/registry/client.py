@@ -7,6 +7,7 @@ See: OCI distribution-spec, spec.md; distribution, docs/spec/api.md (Docker Regi
 """
 
 import functools
+import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 ENDPOINTS = {"docker.io": "registry-1.docker.io"}
 ACCEPT = ", ".join((*oci.INDEXES, *oci.MANIFESTS, *oci.DOCKER_SCHEMA_1))
 MAX_PAGES = 1000
+MAX_NAMES = 1_000_000
 UPLOAD_CHUNK = 4 * 1024 * 1024
 
 
@@ -108,7 +110,7 @@ class Registry:
                 page = parse_json(transport.read_document(response, url, self.patience))
                 link = response.headers.get("Link", "")
             names += [name for name in page.get(key) or [] if isinstance(name, str)]
-            if 'rel="next"' not in link:
+            if 'rel="next"' not in link or len(names) > MAX_NAMES:
                 break
             path = transport.resolve(url, link.partition("<")[2].partition(">")[0])
         return names
@@ -160,7 +162,7 @@ class Registry:
         with self.session.open("POST", path, push(repository), expected=(202,)) as response:
             response.drain_conn()
             minimum = response.headers.get("OCI-Chunk-Min-Length", "")
-            return self._location(path, response), int(minimum) if minimum.isdigit() else 0
+            return self._location(path, response), int(minimum) if re.fullmatch("[0-9]{1,10}", minimum) else 0
 
     def _send_chunk(self, repository: str, location: str, data: bytes, offset: int) -> str:
         headers = {"Content-Type": "application/octet-stream", "Content-Range": f"{offset}-{offset + len(data) - 1}"}

@@ -260,7 +260,7 @@ def tls_failure(url: str, text: str) -> str:
 def retry_after(response: "BaseHTTPResponse") -> float:
     """Return the seconds that a `Retry-After` header asks for; a date or nonsense counts as not said."""
     value = response.headers.get("Retry-After", "").strip()
-    return float(value) if value.isdigit() else 0.0
+    return float(value) if value.isdecimal() else 0.0
 
 
 def origin(url: str) -> tuple[str, str, int]:

@@ -11,7 +11,6 @@ from minidocker.build import builder
 from minidocker.build.builder import BuildOptions, RunStep
 from minidocker.container.lifecycle import merge_env
 from minidocker.container.options import RunOptions
-from minidocker.container.records import Container
 from minidocker.container.spec import Mount, Spec
 from minidocker.engine import Engine
 from minidocker.errors import ContainerNotFound, ImageNotFound
@@ -56,10 +55,10 @@ def run_step(engine: Engine, step: RunStep) -> StepResult:
         network=step.network,
         capabilities=kept_capabilities(RunOptions()),
     )
-    container = engine.containers.create("", "", "", spec, step.container_id)
     with contextlib.ExitStack() as on_failure:
-        on_failure.callback(discard, engine, container)
-        storage.prepare(engine, container, lambda news: step.output(f"{news.status}\n".encode()))
+        on_failure.callback(discard, engine, step.container_id)
+        with engine.containers.making("", "", "", spec, step.container_id) as container:
+            storage.prepare(engine, container, lambda news: step.output(f"{news.status}\n".encode()))
         attachment = stories.start(engine, container, attach=True)
         if attachment:
             for _, data in attachment.frames():
@@ -71,7 +70,7 @@ def run_step(engine: Engine, step: RunStep) -> StepResult:
     return StepResult(exit_code, upper, undo.close)
 
 
-def discard(engine: Engine, container: Container) -> None:
+def discard(engine: Engine, container_id: str) -> None:
     """Remove a step's container."""
     with contextlib.suppress(ContainerNotFound):
-        stories.remove(engine, engine.containers.load(container.id), force=True, volumes=True)
+        stories.remove(engine, engine.containers.load(container_id), force=True, volumes=True)

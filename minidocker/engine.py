@@ -88,7 +88,7 @@ def remove_image(engine: Engine, name: str, force: bool = False) -> list[str]:
 
     Raises: ImageNotFound, Conflict when a container needs it.
     """
-    return engine.images.remove(name, force, usages(engine))
+    return engine.images.remove(name, force, lambda: usages(engine))
 
 
 def usages(engine: Engine) -> list[Usage]:
@@ -138,14 +138,11 @@ def create(
     image = find_or_pull(engine, image_name, options.platform, report)
     container_id = container_id or os.urandom(32).hex()
     with engine.images.adding():  # the image's layers stay until the container's record keeps them
+        image = engine.images.get(image.id)  # it may have been removed just before
         spec = assemble.specify(container_id, engine.images.config(image), options, engine.root)
-        container = engine.containers.create(options.name, image_name, image.id, spec, container_id)
-        try:
+        with engine.containers.making(options.name, image_name, image.id, spec, container_id) as container:
             storage.prepare(engine, container, report)
-        except BaseException:
-            remove(engine, container, force=True, volumes=True)
-            raise
-    return container
+    return engine.containers.load(container_id)
 
 
 def find_or_pull(engine: Engine, name: str, platform: str = "", report: Report = progress.silent) -> Image:
@@ -298,6 +295,13 @@ def usage(engine: Engine) -> "DiskUsage":
     from minidocker import upkeep
 
     return upkeep.usage(engine)
+
+
+def collect(engine: Engine) -> None:
+    """Delete the content that no image and no container needs; see `minidocker.upkeep.collect`."""
+    from minidocker import upkeep
+
+    upkeep.collect(engine)
 
 
 def tidy(engine: Engine) -> None:

@@ -18,6 +18,7 @@ from minidocker.container.view import mounted, view
 from minidocker.engine import Engine
 from minidocker.errors import InvalidArgument
 from minidocker.image import layers, overlay
+from minidocker.image.layout import replace_file
 from minidocker.linux import syscalls, trees
 from minidocker.progress import Progress, Report
 
@@ -89,8 +90,7 @@ def overlay_works(engine: Engine, report: Report) -> bool:
             return known == "overlay"
     works = _try_overlay(engine)
     os.makedirs(engine.run, exist_ok=True)
-    with open(note, "w") as file:
-        file.write("overlay" if works else "copy")
+    replace_file(note, b"overlay" if works else b"copy")
     if not works:
         report(Progress("", f"overlayfs cannot be used below {engine.root}: each container copies its whole image"))
     return works

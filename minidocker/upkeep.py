@@ -8,7 +8,7 @@ import os
 from typing import NamedTuple
 
 from minidocker.container import cgroups, cleanup, network, rootless
-from minidocker.engine import Engine
+from minidocker.engine import Engine, usages
 from minidocker.errors import ContainerNotFound
 from minidocker.linux import trees
 
@@ -41,12 +41,24 @@ def tree_size(path: str) -> int:
     return total
 
 
+def collect(engine: Engine) -> None:
+    """Delete the blobs, layers and notes of the build cache that no image and no container needs any more."""
+    from minidocker.build.cache import Cache
+
+    engine.images.collect(lambda: usages(engine))
+    Cache(f"{engine.root}/build/cache", engine.images).forget_missing()
+
+
 def tidy(engine: Engine) -> None:
-    """Undo what shims that were killed could not, and delete what removals that were killed have left.
+    """Undo what shims that were killed could not, and delete what other commands that were killed have left.
 
     When nothing runs, the bridge, its rules and the empty cgroups go as well, and the holder of a user's namespace.
     """
+    from minidocker.build import workspace
+
     containers = engine.containers
+    containers.delete_unfinished()
+    workspace.delete_leftovers(f"{engine.root}/build/tmp")
     for container in containers.list():
         with contextlib.suppress(ContainerNotFound), containers.lock(container.id):
             cleanup.after_dead_shim(containers, containers.load(container.id))

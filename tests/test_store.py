@@ -254,25 +254,25 @@ def test_an_image_that_a_container_uses_is_kept(store: ImageStore, is_running: b
         rf"container c0ffeec0ffee is using its referenced image {image.short_id}$"
     )
     with pytest.raises(Conflict, match=words):
-        store.remove("busybox", usages=[usage])
+        store.remove("busybox", usages=lambda: [usage])
     forced = "cannot be forced" if is_running else "must be forced"
     state = "running" if is_running else "stopped"
     words = rf"^conflict: unable to delete {image.short_id} \({forced}\) - "
     words += f"image is being used by {state} container c0ffeec0ffee$"
     with pytest.raises(Conflict, match=words):
-        store.remove(image.short_id, usages=[usage])
+        store.remove(image.short_id, usages=lambda: [usage])
     assert store.get("busybox").id == image.id
 
 
 def test_force_against_containers(store: ImageStore) -> None:
     image = add_image(store, "busybox")
     diff_id = store.config(image).diff_ids[0]
-    assert store.remove("busybox", force=True, usages=[running(image)]) == ["Untagged: busybox:latest"]
+    assert store.remove("busybox", force=True, usages=lambda: [running(image)]) == ["Untagged: busybox:latest"]
     assert store.get(image.id).tags == ()
     stopped = running(image, False)._replace(layers=(diff_id,))
-    assert store.remove(image.id, force=True, usages=[stopped]) == [f"Deleted: {image.id}"]
+    assert store.remove(image.id, force=True, usages=lambda: [stopped]) == [f"Deleted: {image.id}"]
     assert store.unpacked.all() == [diff_id]
-    assert store.collect([diff_id]).deleted == []
+    assert store.collect(lambda: [stopped]).deleted == []
     assert store.collect().deleted == [diff_id]
 
 
@@ -500,7 +500,7 @@ def test_docker_removes_in_the_same_words(store: ImageStore, docker: Any, tmp_pa
 
     def ours(name: str, force: bool) -> list[str]:
         try:
-            return store.remove(name, force, [usage])
+            return store.remove(name, force, lambda: [usage])
         except ImageNotFound:
             return [f"Error: No such image: {name}"]  # docker's client says it with the name as it was typed
         except Conflict as error:

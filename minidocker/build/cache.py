@@ -4,6 +4,7 @@ One small file for each step, named by the step's key, holds the image's id. Onl
 an image from elsewhere, whatever it claims about its history, is never taken for one's own work.
 """
 
+import contextlib
 import os
 from collections.abc import Iterable
 
@@ -40,6 +41,17 @@ class Cache:
             return self.images.get(image_id)
         except ImageNotFound:
             return None
+
+    def forget_missing(self) -> None:
+        """Delete the files whose image is gone, and those that a killed build did not finish."""
+        known = {image.id for image in self.images.images()}
+        for name in os.listdir(self.folder) if os.path.isdir(self.folder) else ():
+            path = f"{self.folder}/{name}"
+            with contextlib.suppress(FileNotFoundError):  # of a build that finishes it just now
+                with open(path, encoding="ascii", errors="replace") as file:
+                    image_id = file.read().strip()
+                if image_id not in known:
+                    os.unlink(path)
 
     def record(self, step: str, image: Image) -> None:
         """Remember the image."""

@@ -33,16 +33,35 @@ def workspace(folder: str) -> Iterator[Workspace]:
     import tempfile
 
     os.makedirs(folder, mode=0o711, exist_ok=True)
-    for name in os.listdir(folder):
-        _delete_unless_locked(f"{folder}/{name}")
-    own = tempfile.mkdtemp(dir=folder)
-    lock = os.open(own, os.O_RDONLY | os.O_DIRECTORY)
-    try:
+    delete_leftovers(folder)
+    with _locked(folder):
+        own = tempfile.mkdtemp(dir=folder)
+        lock = os.open(own, os.O_RDONLY | os.O_DIRECTORY)
         fcntl.flock(lock, fcntl.LOCK_EX)
+    try:
         yield Workspace(own)
     finally:
         trees.delete(own)
         os.close(lock)
+
+
+def delete_leftovers(folder: str) -> None:
+    """Delete what killed builds have left below `folder`, if there is any."""
+    if os.path.isdir(folder):
+        with _locked(folder):
+            for name in os.listdir(folder):
+                _delete_unless_locked(f"{folder}/{name}")
+
+
+@contextmanager
+def _locked(folder: str) -> Iterator[None]:
+    """Hold the folder itself, so that nobody takes a build's new folder for a killed one's before it is locked."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
 
 
 def _delete_unless_locked(path: str) -> None:

@@ -88,7 +88,7 @@ def _remove_images(engine: "Engine", every: bool, wanted: filters.Filters) -> in
                 lines += stories.remove_image(engine, name, False)
             except MinidockerError:
                 continue  # used by somebody else meanwhile
-    store.collect(diff_id for container in engine.containers.list() for diff_id in container.spec.layers)
+    stories.collect(engine)
     if lines:
         print("Deleted Images:", *(line[0].lower() + line[1:] for line in lines), "", sep="\n")
     return max(0, before - usage(engine).layers_size)

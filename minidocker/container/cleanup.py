@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import signal
 
 from minidocker.container import cgroups, network, records
 from minidocker.container.records import Container, Containers
@@ -56,15 +55,11 @@ def remove_folder(containers: Containers, container_id: str) -> None:
 def after_dead_shim(containers: Containers, container: Container) -> None:
     """Undo what the shim of `container` would have undone, had it not been killed. Holding the container's lock.
 
-    The kernel has ended its process when the shim died; should it live on all the same, it ends now. Does nothing to a
-    container whose shim is alive, or that ended as it should.
+    Its process has ended: see `records`. Does nothing to a container whose shim is alive, or that ended as it should.
     """
     if container.running or not os.path.isdir(containers.run_path(container.id)):
         return
     state = container.state
-    if state.pid and state.boot == records.boot_id() and records.start_time(state.pid) == state.pid_start:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(state.pid, signal.SIGKILL)
     disconnect(containers, container.id)
     cgroups.remove(cgroups.existing(container.id, cgroups.mounted()))
     remove_run_folder(containers, container.id)

@@ -152,7 +152,7 @@ def _remove_files(run_dir: str) -> None:
             os.unlink(f"{folder}/{name}/{entry}")
         with contextlib.suppress(FileNotFoundError):
             os.rmdir(f"{folder}/{name}")
-    for name in ("subnet", "subnet.lock", "lock"):
+    for name in ("subnet", "subnet.tmp", "subnet.lock", "lock"):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(f"{folder}/{name}")
     with contextlib.suppress(FileNotFoundError):

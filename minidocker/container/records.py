@@ -11,12 +11,14 @@ import fcntl
 import json
 import os
 import re
+import signal
 import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from minidocker.container.spec import Port, Spec
 from minidocker.errors import AmbiguousPrefix, Conflict, ContainerNotFound, InvalidArgument
+from minidocker.linux import trees
 
 Json = dict[str, Any]
 Ids = list[str]  # `list` is a method below
@@ -136,6 +138,18 @@ def locked(path: str) -> Iterator[None]:
         os.close(fd)
 
 
+def is_locked(path: str) -> bool:
+    """Say whether somebody holds the lock file at `path`."""
+    try:
+        with open(path, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    return False
+
+
 class Containers:
     """All containers below one root: `root` keeps what must last, `run` what ends with the machine's boot."""
 
@@ -153,33 +167,61 @@ class Containers:
         """Return the path of a container's run-time folder, or of something in it."""
         return "/".join((self.run, container_id, *names))
 
-    def create(self, name: str, image: str, image_id: str, spec: Spec, container_id: str = "") -> Container:
-        """Record a new container, with a name made up where none is given.
+    @contextlib.contextmanager
+    def making(self, name: str, image: str, image_id: str, spec: Spec, container_id: str = "") -> Iterator[Container]:
+        """Yield a new container, whose folder is to be filled in the block; at its end it is recorded, and so listed.
+
+        The name is made up where none is given. A block that raises leaves nothing; one whose process is killed leaves
+        a folder that no command shows, see `delete_unfinished`.
 
         Raises: InvalidArgument for an impossible name, Conflict for one in use, both in docker's words.
         """
         if name and not _NAME.fullmatch(name):
             raise InvalidArgument(f"Invalid container name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed")
+        os.makedirs(self.folder, 0o711, exist_ok=True)
+        folder = self.path(container_id or os.urandom(32).hex())
+        with contextlib.ExitStack() as holding:
+            with locked(f"{self.folder}/names.lock"):
+                self._free_name(name)
+                os.mkdir(folder, 0o710)
+                holding.enter_context(locked(f"{folder}/lock"))
+            try:
+                container = Container(os.path.basename(folder), name, image, image_id, now(), spec, State())
+                yield container
+                with locked(f"{self.folder}/names.lock"):  # another may have taken the name meanwhile
+                    self._write_record(container._replace(name=self._free_name(name)))
+            except BaseException:
+                trees.delete(folder)
+                raise
+
+    def create(self, name: str, image: str, image_id: str, spec: Spec, container_id: str = "") -> Container:
+        """Record a new container whose folder is empty; see `making`."""
+        with self.making(name, image, image_id, spec, container_id) as container:
+            pass
+        return self.load(container.id)
+
+    def _free_name(self, name: str) -> str:
+        """Return `name`, or one made up; holding the names' lock. Raises: Conflict when a container has it."""
         from minidocker.container import names
 
-        os.makedirs(self.folder, 0o711, exist_ok=True)
-        container_id = container_id or os.urandom(32).hex()
+        taken = {other.name: other.id for other in self.list()}
+        if name in taken:
+            raise _name_taken(name, taken[name])
+        attempt = 0
+        while not name or name in taken:
+            name = names.random_name(attempt)
+            attempt += 1
+        return name
+
+    def delete_unfinished(self) -> None:
+        """Delete what commands that were killed while they made a container have left: nobody holds its lock."""
+        if not os.path.isdir(self.folder):
+            return
         with locked(f"{self.folder}/names.lock"):
-            taken = {other.name: other.id for other in self.list()}
-            if name in taken:
-                raise _name_taken(name, taken[name])
-            attempt = 0
-            while not name or name in taken:
-                name = names.random_name(attempt)
-                attempt += 1
-            container = Container(container_id, name, image, image_id, now(), spec, State())
-            os.mkdir(self.path(container_id), 0o710)
-            try:
-                self._write_record(container)
-            except BaseException:  # a full disk, say
-                os.rmdir(self.path(container_id))
-                raise
-        return container
+            for container_id in self.ids():
+                folder = self.path(container_id)
+                if not os.path.exists(f"{folder}/record.json") and not is_locked(f"{folder}/lock"):
+                    trees.delete(folder)
 
     def _write_record(self, container: Container) -> None:
         record = {**container._asdict(), "spec": container.spec.to_json()}
@@ -261,6 +303,7 @@ class Containers:
             return State(EXITED, exit_code=_KILLED_SHIM, error="its state file is damaged")
         if state.status != RUNNING or (state.boot == boot_id() and start_time(state.shim) == state.shim_start):
             return state
+        _end_unwatched(state)
         return state._replace(status=EXITED, exit_code=_KILLED_SHIM, error=state.error or "its shim was killed")
 
     def write_state(self, container_id: str, state: State) -> None:
@@ -299,6 +342,17 @@ class Containers:
             except FileNotFoundError:
                 raise ContainerNotFound(f"No such container: {container_id}") from None
             yield
+
+
+def _end_unwatched(state: State) -> None:
+    """Kill a container's first process whose shim was killed; with it goes all that runs in the container.
+
+    The kernel does that when the shim dies, unless the program has changed its user, which makes the kernel forget the
+    wish. Then it lives until a command comes by. See: PR_SET_PDEATHSIG(2const).
+    """
+    if state.pid and state.boot == boot_id() and start_time(state.pid) == state.pid_start:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(state.pid, signal.SIGKILL)
 
 
 def _name_taken(name: str, owner: str) -> Conflict:

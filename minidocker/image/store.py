@@ -7,7 +7,7 @@ content.lock    held (flock) shared while blobs and layers are added that no ima
 
 import fcntl
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -19,7 +19,6 @@ from minidocker.image.oci import CONFIG, MANIFEST, Descriptor, ImageConfig, Inde
 from minidocker.image.reference import Reference
 from minidocker.image.removal import Usage
 from minidocker.image.unpacked import UnpackedLayers
-from minidocker.linux import trees
 from minidocker.progress import Progress, Report, silent
 
 __all__ = ["CollectResult", "Image", "ImageStore", "Usage"]
@@ -81,8 +80,8 @@ class ImageStore:
     @contextmanager
     def adding(self) -> Iterator[None]:
         """Keep blobs and layers that no image names yet from being collected until the block ends."""
-        self.layout.create()
         with self._content_lock(fcntl.LOCK_SH):
+            self.layout.create()
             yield
 
     def add(self, manifest: bytes, media_type: str, references: Iterable[Reference] = (), parent: str = "") -> Image:
@@ -138,23 +137,22 @@ class ImageStore:
 
     # Removing
 
-    def remove(self, name: str, force: bool = False, usages: Iterable[Usage] = ()) -> list[str]:
+    def remove(self, name: str, force: bool = False, usages: Callable[[], list[Usage]] = list) -> list[str]:
         """Remove a name, or an image with all its names; return docker's lines, `Untagged: …` and `Deleted: …`.
 
-        `usages` are the containers there are. Parents that nothing else needs go too.
+        `usages` tells which containers there are. Parents that nothing else needs go too.
         Raises `ImageNotFound`, `AmbiguousPrefix`, `Conflict`.
         """
-        usages = list(usages)
         with self.layout.update_index() as entries:
-            images = catalog.read(entries)
-            done = removal.plan(images, catalog.find(images, name), name, force, usages)
+            images, users = catalog.read(entries), usages()
+            done = removal.plan(images, catalog.find(images, name), name, force, users)
             gone = {image.id for image in done.deleted}
             left = [image.without(done.untagged) for image in images if image.id not in gone]
             lines = [f"Untagged: {reference.parse(text).familiar}" for text in done.untagged]
-            lines += self._deleted_lines(done.deleted, left, usages)
+            lines += self._deleted_lines(done.deleted, left, users)
             candidates = set[str]().union(*(self._reachable(image.manifest) for image in done.deleted))
             catalog.write(entries, left)
-        self._sweep(candidates, {diff_id for usage in usages for diff_id in usage.layers})
+        self._sweep(candidates, usages)
         return lines
 
     def _deleted_lines(self, deleted: list[Image], left: list[Image], usages: Iterable[Usage]) -> Iterator[str]:
@@ -177,29 +175,31 @@ class ImageStore:
 
     # Collecting what nothing needs
 
-    def collect(self, keep_layers: Iterable[str] = ()) -> CollectResult:
-        """Delete the blobs and layers that no image and none of `keep_layers` (diff ids) needs, and what killed
-        commands left. Waits until nobody is adding anything.
+    def collect(self, usages: Callable[[], list[Usage]] = list) -> CollectResult:
+        """Delete the blobs and layers that no image and none of the containers needs, and what killed commands left.
+
+        Waits until nobody is adding anything.
         """
         with self._content_lock(fcntl.LOCK_EX):
-            result = self._delete({*self.layout.blobs(), *self.unpacked.all()}, set(keep_layers))
+            result = self._delete({*self.layout.blobs(), *self.unpacked.all()}, usages)
             self.unpacked.delete_leftovers()
-            for name in os.listdir(self.layout.ingest) if os.path.isdir(self.layout.ingest) else ():
-                trees.delete(f"{self.layout.ingest}/{name}")
+            self.layout.delete_leftovers()
         return result
 
-    def _sweep(self, candidates: set[str], keep: set[str]) -> None:
+    def _sweep(self, candidates: set[str], usages: Callable[[], list[Usage]]) -> None:
         """Delete those of the candidates that nothing needs; while somebody is adding, leave them to `collect`."""
         try:
             with self._content_lock(fcntl.LOCK_EX | fcntl.LOCK_NB):
-                self._delete(candidates, keep)
+                self._delete(candidates, usages)
         except BlockingIOError:
             return
 
-    def _delete(self, candidates: set[str], keep: set[str]) -> CollectResult:
+    def _delete(self, candidates: set[str], usages: Callable[[], list[Usage]]) -> CollectResult:
+        """Delete those of the candidates that nothing needs: under the lock, so that nothing comes to need them."""
         if not candidates:
             return CollectResult([], 0)
-        needed = keep.union(*map(self._reachable, self.layout.index()))
+        kept = {diff_id for usage in usages() for diff_id in usage.layers}
+        needed = kept.union(*map(self._reachable, self.layout.index()))
         doomed, size = sorted(candidates - needed), 0
         for digest in doomed:
             if self.layout.has_blob(digest):

@@ -76,6 +76,7 @@ class UnpackedLayers:
         path, size = self.layer(diff_id), 0
         with suppress(InvalidManifest):
             size = self.size(diff_id)
+        trees.delete(f"{path}.tmp")  # a removal before this one may have been killed
         os.rename(path, f"{path}.tmp")
         with suppress(FileNotFoundError):
             os.unlink(f"{path}.size")
@@ -83,9 +84,9 @@ class UnpackedLayers:
         return size
 
     def delete_leftovers(self) -> None:
-        """Delete what killed commands left."""
+        """Delete what killed commands left. Nobody may be making layers."""
         for name in _names(self.path):
-            if not os.path.isdir(f"{self.path}/{name.partition('.')[0]}"):
+            if name.endswith((".tmp", ".lock")) or not os.path.isdir(f"{self.path}/{name.removesuffix('.size')}"):
                 trees.delete(f"{self.path}/{name}")
 
     def _publish(self, folder: str, diff_id: str, size: int) -> None:

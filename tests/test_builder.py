@@ -190,7 +190,7 @@ def test_bases(bench: Bench) -> None:
 
 
 def test_a_stage_cannot_start_from_itself_or_from_a_later_one(bench: Bench) -> None:
-    for text in ("FROM a AS a\n", "FROM b AS a\nFROM busybox AS b\nFROM a\n"):
+    for text in ("FROM own AS own\n", "FROM later AS own\nFROM busybox AS later\nFROM own\n"):
         with pytest.raises(ImageNotFound):
             bench.build(text)
 

@@ -101,7 +101,8 @@ def _copy_out(engine: "Engine", container: Container, source: str, target: str, 
         raise InvalidArgument(f'invalid output path: directory "{to.folder}" does not exist')
     powers = userns.powers() if call["archive"] else userns.NONE
     with flowing(lambda out: copy_out(engine, container, source, out)) as archive:
-        unpack(renaming_reader(archive, to.name), to.folder, whiteouts=False, powers=powers)
+        reader = renaming_reader(archive, to.name, set_id=bool(call["archive"]))
+        unpack(reader, to.folder, whiteouts=False, powers=powers)
 
 
 def _first_member(engine: "Engine", container: Container, path: str) -> "tarfile.TarInfo":
@@ -119,8 +120,10 @@ def _first_member(engine: "Engine", container: Container, path: str) -> "tarfile
     return member
 
 
-def renaming_reader(archive: BinaryIO, name: str) -> "TarReader":
+def renaming_reader(archive: BinaryIO, name: str, set_id: bool = True) -> "TarReader":
     """Return a reader of `archive` that gives all members' first folder another name, `.` for none.
+
+    Without `set_id` the bits that lend their owner's power are dropped: the owner here is whoever copies, root perhaps.
 
     The archive comes out of a container, which may have made it to harm us: that nothing is written outside of the
     folder it is unpacked in is seen to by `minidocker.image.unpack`, after the names were changed here.
@@ -135,6 +138,8 @@ def renaming_reader(archive: BinaryIO, name: str) -> "TarReader":
                 member.name = self.renamed(member.name)
                 if member.islnk():
                     member.linkname = self.renamed(member.linkname)
+                if not set_id and not member.isdir():
+                    member.mode &= ~(stat.S_ISUID | stat.S_ISGID)
                 yield member
 
         def renamed(self, path: str) -> str:

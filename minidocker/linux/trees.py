@@ -1,9 +1,11 @@
 """Copying a tree of files with all that belongs to them (owners, modes, times, attributes, links); deleting one."""
 
+import errno
 import os
 import stat
 
 _CHUNK = 1 << 30
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def copy(source: str, target: str) -> None:
@@ -74,3 +76,31 @@ def delete(path: str) -> None:
     except FileNotFoundError:
         if os.path.isdir(path):  # something in it was deleted at the same time by somebody else
             delete(path)
+    except (RecursionError, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.EMFILE:
+            raise
+        flatten(path)
+        delete(path)
+
+
+def flatten(path: str) -> None:
+    """Move every folder of a tree to its top, where it is in nobody's way.
+
+    A container, or an image by a chain of links, can nest folders deeper than calls or open files can follow.
+    """
+    top = os.open(path, _FOLDER)
+    try:
+        waiting = _folders(top)
+        while waiting:
+            folder = os.open(waiting.pop(), _FOLDER, dir_fd=top)
+            for name in _folders(folder):
+                waiting.append(os.urandom(16).hex())
+                os.rename(name, waiting[-1], src_dir_fd=folder, dst_dir_fd=top)
+            os.close(folder)
+    finally:
+        os.close(top)
+
+
+def _folders(folder: int) -> list[str]:
+    with os.scandir(folder) as entries:
+        return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]

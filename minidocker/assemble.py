@@ -12,6 +12,7 @@ from minidocker.container.options import RunOptions, parse_security
 from minidocker.container.spec import SECCOMP_DEFAULT, SECCOMP_UNCONFINED, Limits, Mount, Spec
 from minidocker.errors import InvalidArgument
 from minidocker.image.oci import ImageConfig
+from minidocker.linux import userns
 from minidocker.linux.capabilities import choose
 
 Json = dict[str, Any]
@@ -62,6 +63,7 @@ def specify(container_id: str, image: ImageConfig, options: RunOptions, root: st
         privileged=options.privileged,
         no_new_privileges=security.no_new_privileges,
         seccomp=seccomp(security.seccomp, capabilities, options.privileged),
+        userns=user_namespace(options),
         init=options.init,
         stop_signal=options.stop_signal or config.get("StopSignal") or "SIGTERM",
         remove=options.remove,
@@ -91,6 +93,30 @@ def environment(container_id: str, config: Json, options: RunOptions) -> tuple[s
     if options.terminal:
         own.append("TERM=xterm")
     return merge_env(merge_env(tuple(own), tuple(config.get("Env") or ())), options.env)
+
+
+def user_namespace(options: RunOptions) -> str:
+    """Return `remap` where the container is to have a user namespace of its own, else "".
+
+    Root's choice only: an ordinary user's containers are all in one already. Without `--userns`, MINIDOCKER_USERNS
+    says what is usual here.
+
+    Raises: InvalidArgument, in docker's words, for what needs the host's own root.
+    """
+    if userns.is_mapped():
+        if options.userns == "remap":
+            raise InvalidArgument(
+                "--userns remap is for root: an ordinary user's containers have a user namespace already"
+            )
+        return ""
+    if (options.userns or os.environ.get("MINIDOCKER_USERNS", "")) != "remap":
+        return ""
+    host = "you must run the container in the host namespace (--userns host)"
+    if options.privileged:
+        raise InvalidArgument(f"privileged mode is incompatible with user namespaces: {host}")
+    if options.network == "host":
+        raise InvalidArgument(f"cannot share the host's network namespace when user namespaces are enabled: {host}")
+    return "remap"
 
 
 def exposed_ports(config: Json, options: RunOptions) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from minidocker import engine as stories
 from minidocker import storage
-from minidocker.assemble import DEFAULT_PATH, kept_capabilities
+from minidocker.assemble import DEFAULT_PATH, kept_capabilities, user_namespace
 from minidocker.build import builder
 from minidocker.build.builder import BuildOptions, RunStep
 from minidocker.container.lifecycle import merge_env
@@ -54,6 +54,7 @@ def run_step(engine: Engine, step: RunStep) -> StepResult:
         mounts=tuple(Mount("bind", source, target, read_only=True) for source, target in step.mounts),
         network=step.network,
         capabilities=kept_capabilities(RunOptions()),
+        userns=user_namespace(RunOptions(network=step.network)),
     )
     with contextlib.ExitStack() as on_failure:
         on_failure.callback(discard, engine, step.container_id)

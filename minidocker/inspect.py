@@ -108,7 +108,7 @@ def _host_config(container: Container) -> Json:
         "SecurityOpt": _security_opt(spec) or None,
         **({"Tmpfs": tmpfs} if tmpfs else {}),
         "UTSMode": "",
-        "UsernsMode": "",
+        "UsernsMode": spec.userns,
         "ShmSize": 64 * 1024 * 1024,
         "Runtime": "minidocker",
         "Init": spec.init,

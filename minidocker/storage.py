@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from minidocker.container import records
+from minidocker.container import records, remap
 from minidocker.container.records import Container
 from minidocker.container.view import mounted, view
 from minidocker.engine import Engine
@@ -191,15 +191,16 @@ def copy_out(engine: Engine, container: Container, path: str, out: BinaryIO) -> 
 
     Raises: FileNotFoundError.
     """
+    first_ids = _first_ids(container)
     with view(engine.containers, container) as root, _opened(root) as top:
         wanted = path.rstrip("/").removesuffix("/.") or "/"
         name = os.path.basename(os.path.normpath(wanted)) or "."
         if path != wanted or name in (".", ".."):
             inside = _open_inside(top, wanted, os.O_RDONLY | os.O_DIRECTORY)
-            layers.pack_path(f"/proc/self/fd/{inside}/.", name, out.write)
+            layers.pack_path(f"/proc/self/fd/{inside}/.", name, out.write, first_ids)
         else:
             inside = _open_inside(top, os.path.dirname(wanted) or "/", os.O_RDONLY | os.O_DIRECTORY)
-            layers.pack_path(f"/proc/self/fd/{inside}/{name}", name, out.write)
+            layers.pack_path(f"/proc/self/fd/{inside}/{name}", name, out.write, first_ids)
         os.close(inside)
 
 
@@ -213,7 +214,22 @@ def copy_in(engine: Engine, container: Container, path: str, archive: BinaryIO) 
     with view(engine.containers, container) as root:
         with _opened(root) as top:
             os.close(_open_inside(top, path, os.O_RDONLY | os.O_DIRECTORY))
-        layers.unpack(layers.TarReader(layers.decompressed(archive)), root, path, whiteouts=False)
+        tar = layers.TarReader(layers.decompressed(archive))
+        with contextlib.ExitStack() as stack:
+            tar.first_ids = _first_ids(container)
+            if any(tar.first_ids):
+                from minidocker.linux import idmap
+
+                stack.enter_context(idmap.files_made_by(*tar.first_ids))
+            layers.unpack(tar, root, path, whiteouts=False)
+
+
+def _first_ids(container: Container) -> tuple[int, int]:
+    """Return the user and the group of the host that are 0 in a container's root, as `view` shows it."""
+    if not container.running or not container.spec.userns:
+        return 0, 0
+    own = remap.of(container.state.pid)
+    return own.uids.outside, own.gids.outside
 
 
 def status(engine: Engine, container: Container, path: str) -> os.stat_result:

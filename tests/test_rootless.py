@@ -98,7 +98,9 @@ def test_containers_from_pull_to_rm(user: Ordinary) -> None:
     assert user.ok("run", "--rm", "-i", "busybox", "cat", input="typed") == "typed"
     assert user("run", "--rm", "busybox", "sh", "-c", "exit 7").returncode == 7
     assert user("run", "--rm", "busybox", "nothing-such").returncode == 127
-    name = user.ok("run", "-d", "--name", "web", "busybox", "sh", "-c", "echo started; trap 'exit 0' TERM; sleep 99 & wait")
+    name = user.ok(
+        "run", "-d", "--name", "web", "busybox", "sh", "-c", "echo started; trap 'exit 0' TERM; sleep 99 & wait"
+    )
     assert f"{name[:12]}   busybox" in user.ok("ps")
     assert until(lambda: user.ok("logs", "web")) == "started"
     assert user.ok("exec", "web", "hostname") == name[:12]
@@ -112,7 +114,7 @@ def test_containers_from_pull_to_rm(user: Ordinary) -> None:
     user.ok("stop", "-t", "5", "web")
     assert "Exited (0)" in user.ok("ps", "-a")
     user.ok("commit", "-m", "a file more", "web", "changed:1")
-    assert user.ok("run", "--rm", "changed:1", "sh", "-c", "cat /made; ls /etc/passwd 2>&1").splitlines() == [
+    assert user.ok("run", "--rm", "changed:1", "sh", "-c", "cat /made; ls /etc/passwd 2>&1 || true").splitlines() == [
         "made",
         "ls: /etc/passwd: No such file or directory",
     ]

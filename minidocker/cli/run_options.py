@@ -52,6 +52,12 @@ def _pull_policy(text: str) -> str:
     return text
 
 
+def _userns(text: str) -> str:
+    if text not in ("", "host", "remap"):
+        raise InvalidArgument("invalid USER mode: it is remap or host")
+    return text
+
+
 def _network(text: str) -> str:
     if text not in (*NETWORKS, "default"):
         raise InvalidArgument(f"network {text} not found: there are {', '.join(NETWORKS)}")
@@ -91,6 +97,9 @@ OPTIONS = (
     Option("stop-signal", "string", "Signal to stop a container (default that of the image, or SIGTERM)", default=""),
     Option("tmpfs", "list", "Mount a tmpfs directory"),
     Option("tty", "bool", "Allocate a pseudo-TTY", "t"),
+    Option(
+        "userns", "string", "User namespace to use (remap|host; default $MINIDOCKER_USERNS)", default="", read=_userns
+    ),
     Option("user", "string", "Username or UID (format: <name|uid>[:<group|gid>])", "u", ""),
     Option("volume", "list", "Bind mount a volume", "v"),
     Option("workdir", "string", "Working directory inside the container", "w", ""),
@@ -131,6 +140,7 @@ def run_options(call: Call, detach: bool) -> RunOptions:
         privileged=call["privileged"],
         cap_add=tuple(call["cap-add"]),
         cap_drop=tuple(call["cap-drop"]),
+        userns=call["userns"],
         security_opt=tuple(_security(text) for text in call["security-opt"]),
         init=call["init"],
         stop_signal=call["stop-signal"],

@@ -90,6 +90,7 @@ _KEYWORDS: dict[str, tuple[str, Any]] = {
     "publish_all_ports": ("publish_all", bool),
     "read_only": ("read_only", bool),
     "security_opt": ("security_opt", tuple),
+    "userns_mode": ("userns", str),
     "stdin_open": ("interactive", bool),
     "stop_signal": ("stop_signal", str),
     "tmpfs": ("mounts", _tmpfs),

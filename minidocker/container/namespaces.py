@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from minidocker import explain
-from minidocker.container import init, network, rootfs, security
+from minidocker.container import init, network, remap, rootfs, security
 from minidocker.container.spec import SECCOMP_UNCONFINED, Spec
 from minidocker.errors import StartError
 from minidocker.linux import syscalls
@@ -23,6 +23,7 @@ from minidocker.linux.syscalls import (
     CLONE_NEWIPC,
     CLONE_NEWNET,
     CLONE_NEWNS,
+    CLONE_NEWUSER,
     CLONE_NEWUTS,
 )
 
@@ -32,9 +33,10 @@ TIOCGPTPEER = 0x5441
 
 
 class Parent(NamedTuple):
-    """How the child speaks with its shim: each is called by the child, and the last two wait for the shim's word."""
+    """How the child speaks with its shim: each is called by the child, and the last three wait for the shim's word."""
 
     give_terminal: Callable[[int], None]
+    wait_until_mapped: Callable[[], None]
     wait_until_limited: Callable[[], None]
     wait_for_go: Callable[[], None]
 
@@ -57,6 +59,10 @@ def be_born(spec: Spec, layout: rootfs.Layout, streams: Streams, parent: Parent,
     # What the image contains must not be able to look at this process, or write to its program, before it is gone.
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
     os.setsid()
+    if spec.userns:
+        parent.wait_until_mapped()
+        become_root()
+        spec, layout = remap.staged(spec), remap.aside(layout)
     own_network = spec.network != "host"
     syscalls.unshare(CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | (CLONE_NEWNET if own_network else 0))
     # The cgroup namespace's root is the cgroup that we are in now: the shim has to have put us there.
@@ -87,12 +93,27 @@ def join(spec: Spec, pidfd: int, streams: Streams, parent: Parent, seccomp: byte
     os.setsid()
     parent.wait_until_limited()
     kinds = CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWCGROUP
-    syscalls.setns(pidfd, kinds | (0 if spec.network == "host" else CLONE_NEWNET))
+    kinds |= (0 if spec.network == "host" else CLONE_NEWNET) | (CLONE_NEWUSER if spec.userns else 0)
+    syscalls.setns(pidfd, kinds)
+    if spec.userns:
+        become_root()
     os.chdir("/")
     if spec.terminal:
         streams = open_terminal(parent, console=False)
     parent.wait_for_go()
     take_over(spec, streams, seccomp, make_workdir=False)
+
+
+def become_root() -> None:
+    """Become user and group 0 of a user namespace that this process has entered as nobody.
+
+    Whoever changes ids is no longer killed with its parent, and has to ask for it again.
+    """
+    os.setgroups(())
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
+    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
 
 
 def open_terminal(parent: Parent, console: bool) -> Streams:

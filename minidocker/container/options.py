@@ -47,6 +47,7 @@ class RunOptions(NamedTuple):
     cap_add: tuple[str, ...] = ()
     cap_drop: tuple[str, ...] = ()
     security_opt: tuple[str, ...] = ()
+    userns: str = ""
     init: bool = False
     stop_signal: str = ""
     platform: str = ""

@@ -173,7 +173,10 @@ def build(spec: Spec, layout: Layout) -> None:
     """
     # First of all, nothing that is mounted from here on may show on the host, nor the other way round.
     syscalls.mount("none", "/", flags=MS_REC | MS_PRIVATE)
-    mount_layers(spec.layers, layout)
+    if spec.userns:  # its layers are mounted, but by another namespace, and so locked: only a copy can become the root
+        syscalls.mount(layout.merged, layout.merged, flags=MS_BIND | MS_REC)
+    else:
+        mount_layers(spec.layers, layout)
     root = os.open(layout.merged, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     mapped = userns.is_mapped()
     mounts = plan(spec, layout.container, mapped, userns.has_id(5))

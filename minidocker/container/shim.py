@@ -17,7 +17,7 @@ import socket
 from typing import Any, NoReturn
 
 from minidocker import explain
-from minidocker.container import cgroups, cleanup, namespaces, records, rootfs, rootless, stream
+from minidocker.container import cgroups, cleanup, namespaces, records, remap, rootfs, rootless, stream
 from minidocker.container.relay import Relay
 from minidocker.container.spec import Port, Spec
 from minidocker.errors import MinidockerError, StartError
@@ -70,7 +70,7 @@ class Child:
     def parent(self) -> namespaces.Parent:
         """Return what the child may do with its end."""
         self.ours.close()
-        return namespaces.Parent(self._give_terminal, self._wait_limited, self._wait_ready)
+        return namespaces.Parent(self._give_terminal, self._wait_mapped, self._wait_limited, self._wait_ready)
 
     def _give_terminal(self, master: int) -> None:
         socket.send_fds(self.theirs, [b"terminal"], [master])
@@ -78,6 +78,10 @@ class Child:
     def _wait(self) -> None:
         if not self.theirs.recv(16):
             os._exit(1)  # the shim is gone
+
+    def _wait_mapped(self) -> None:
+        self.theirs.send(b"nobody")
+        self._wait()
 
     def _wait_limited(self) -> None:
         self.theirs.send(b"apart")
@@ -185,14 +189,21 @@ def run(control: Control, request: Json, spec: Spec) -> None:
 
         pipes = Pipes(spec)
         child = Child()
-        pid = syscalls.clone(syscalls.CLONE_NEWPID)
+        home = remap.go_aside() if spec.userns else -1
+        pid = syscalls.clone(syscalls.CLONE_NEWPID | (syscalls.CLONE_NEWUSER if spec.userns else 0))
         if pid == 0:
             _become(child, lambda: namespaces.be_born(spec, layout, pipes.for_child, child.parent(), seccomp), request)
         undo.callback(kill, pid)
         child.theirs.close()
+        if spec.userns:
+            child.listen(control, b"nobody")
+            remap.lay_out(pid, spec, layout, pipes.for_child)
+            child.proceed()
         pipes.close_childs()
         cgroups.enter(limits, pid)
         child.listen(control, b"apart")  # before that, its network namespace would be the host's
+        if spec.userns:
+            remap.come_back(home)
         child.proceed()
         control.send(stream.CREATED, {"pid": pid})
         terminal = child.listen(control, b"ready")
@@ -272,6 +283,8 @@ def _join(control: Control, request: Json, spec: Spec, pidfd: int) -> None:
     with contextlib.ExitStack() as undo:
         undo.callback(kill, pid)
         child.theirs.close()
+        if spec.userns:
+            remap.give(pipes.for_child, remap.of(request["join"]["pid"]))
         pipes.close_childs()
         cgroups.enter(cgroups.existing(request["id"], cgroups.mounted()), pid)
         child.listen(control, b"apart")

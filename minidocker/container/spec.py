@@ -55,7 +55,7 @@ class Spec(NamedTuple):
 
     `layers` are the image's diff ids, lowest first. `env` holds `NAME=value`. `user` is docker's `user[:group]`, names
     or numbers, looked up inside the container. `network` is `bridge`, `none` or `host`. `capabilities` have no `CAP_`.
-    `seccomp` is a profile as JSON, or one of the words above.
+    `seccomp` is a profile as JSON, or one of the words above. `userns` is `remap` or "": no user namespace of its own.
     """
 
     args: tuple[str, ...]
@@ -82,6 +82,7 @@ class Spec(NamedTuple):
     stop_signal: str = "SIGTERM"
     remove: bool = False
     labels: tuple[tuple[str, str], ...] = ()
+    userns: str = ""
 
     def to_json(self) -> Json:
         """Return the value as JSON holds it: lists for tuples, objects for the parts that have names."""

@@ -94,12 +94,16 @@ def pack(folder: str, write: Write, *, whiteouts: bool = True) -> int:
         os.close(fd)
 
 
-def pack_path(path: str, name: str, write: Write) -> int:
-    """Write the archive of one file, or of one folder and what is in it, under `name`; return its size in bytes."""
+def pack_path(path: str, name: str, write: Write, first_ids: tuple[int, int] = (0, 0)) -> int:
+    """Write the archive of one file, or of one folder and what is in it, under `name`; return its size in bytes.
+
+    `first_ids` are the user and the group of this process's view that are 0 to those whose tree it is.
+    """
     parent = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY)
     try:
-        packing = _Packing(write, whiteouts=False)
-        packing.entry(parent, os.path.basename(path), name)
+        packing = _Packing(write, whiteouts=False, first_ids=first_ids)
+        with _depth_said():
+            packing.entry(parent, os.path.basename(path), name)
         return packing.finish()
     finally:
         os.close(parent)
@@ -112,11 +116,19 @@ class _Packing:
     and no symbolic link is followed, so that nothing from outside gets in.
     """
 
-    def __init__(self, write: Write, whiteouts: bool) -> None:
+    def __init__(self, write: Write, whiteouts: bool, first_ids: tuple[int, int] = (0, 0)) -> None:
         self.write = write
         self.whiteouts = whiteouts
         self.size = 0
+        self._first_ids = first_ids
         self._linked: dict[tuple[int, int], str] = {}
+
+    def _facts(self, status: os.stat_result) -> Facts:
+        """Return what a header says of a file, with the owners that it has for those whose tree it is."""
+        facts, (uid, gid) = Facts.of(status), self._first_ids
+        if uid or gid:
+            facts = facts._replace(uid=max(0, facts.uid - uid), gid=max(0, facts.gid - gid))
+        return facts
 
     def finish(self) -> int:
         """Write the end of the archive, two empty blocks."""
@@ -144,7 +156,7 @@ class _Packing:
         if kind != tarfile.DIRTYPE and status.st_nlink > 1:
             first = self._linked.setdefault((status.st_dev, status.st_ino), path)
             if first != path:
-                self.write(header(path, tarfile.LNKTYPE, Facts.of(status)._replace(size=0), first))
+                self.write(header(path, tarfile.LNKTYPE, self._facts(status)._replace(size=0), first))
                 return
         attributes = _xattrs(f"/proc/self/fd/{parent}/{name}")
         _refuse_half_copies(path, attributes)
@@ -152,10 +164,10 @@ class _Packing:
         if kind == tarfile.REGTYPE:
             self._file(parent, name, path, kept)
         elif kind == tarfile.DIRTYPE:
-            self.write(header(path, kind, Facts.of(status), link, kept))
+            self.write(header(path, kind, self._facts(status), link, kept))
             self._subfolder(parent, name, path, attributes)
         else:
-            self.write(header(path, kind, Facts.of(status), link, kept))
+            self.write(header(path, kind, self._facts(status), link, kept))
 
     def white_out(self, path: str) -> None:
         """Write an empty file that says by its name what is deleted; it has no owner and no time worth keeping."""
@@ -175,7 +187,7 @@ class _Packing:
         fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=parent)
         try:
             status = os.fstat(fd)
-            self.write(header(path, tarfile.REGTYPE, Facts.of(status), attributes=attributes))
+            self.write(header(path, tarfile.REGTYPE, self._facts(status), attributes=attributes))
             left = status.st_size
             while left and (data := os.read(fd, min(left, _CHUNK))):
                 self.write(data)

@@ -118,7 +118,10 @@ def _inflate(file: BinaryIO, data: bytes, form: _Format) -> Iterator[bytes]:
 
 
 class TarReader:
-    """A tar archive that arrives in pieces: a file for `tarfile`, only forward, and its digest at the end."""
+    """A tar archive that arrives in pieces: a file for `tarfile`, only forward, and its digest at the end.
+
+    `first_ids` are the user and the group that its 0 stands for.
+    """
 
     def __init__(self, pieces: Iterator[bytes], tick: Callable[[], None] = lambda: None) -> None:
         """Read from `pieces`; `tick` is called at each, for progress."""
@@ -127,6 +130,7 @@ class TarReader:
         self._piece = memoryview(b"")
         self._position = 0
         self._hash = sha256()
+        self.first_ids = (0, 0)
 
     def read(self, size: int) -> bytes:
         """Return `size` bytes, or none at the end of the stream. Raises `UnsafeLayer` when it ends in between."""
@@ -162,6 +166,8 @@ class TarReader:
     def members(self) -> Iterator[tarfile.TarInfo]:
         """Yield the members; what is left unread of one is skipped. Raises `UnsafeLayer` for a damaged header."""
         while (found := next_member(self)) is not None:
+            found.member.uid += self.first_ids[0]
+            found.member.gid += self.first_ids[1]
             yield found.member
             self.seek(found.end)
 

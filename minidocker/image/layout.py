@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Self
 from minidocker.errors import DigestMismatch, InvalidManifest
 from minidocker.image import documents
 from minidocker.image.oci import INDEX, Descriptor, Index, check_digest, digest_of
+from minidocker.linux import trees
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -112,7 +113,7 @@ class Layout:
             for folder in (self.path, self.ingest):
                 for name in os.listdir(folder) if os.path.isdir(folder) else ():
                     if folder == self.ingest or name.endswith(".tmp"):
-                        os.unlink(f"{folder}/{name}")
+                        trees.delete(f"{folder}/{name}")
 
     def add_blob(self, data: bytes) -> str:
         """Store a small blob and return its digest."""

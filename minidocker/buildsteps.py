@@ -14,6 +14,7 @@ from minidocker.container.options import RunOptions
 from minidocker.container.spec import Mount, Spec
 from minidocker.engine import Engine
 from minidocker.errors import ContainerNotFound, ImageNotFound
+from minidocker.image.catalog import short_id
 from minidocker.image.store import Image
 from minidocker.progress import Progress
 
@@ -58,7 +59,7 @@ def run_step(engine: Engine, step: RunStep) -> StepResult:
     )
     with contextlib.ExitStack() as on_failure:
         on_failure.callback(discard, engine, step.container_id)
-        with engine.containers.making("", "", "", spec, step.container_id) as container:
+        with engine.containers.making("", short_id(step.image), step.image, spec, step.container_id) as container:
             storage.prepare(engine, container, lambda news: step.output(f"{news.status}\n".encode()))
         attachment = stories.start(engine, container, attach=True)
         if attachment:

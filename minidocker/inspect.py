@@ -187,6 +187,8 @@ def _config(engine: "Engine", container: Container) -> Json:
 def _entrypoint_and_command(engine: "Engine", container: Container) -> tuple[list[str] | None, list[str] | None]:
     """Tell the program's arguments apart again: the image's entrypoint, where they begin with it, and the rest."""
     args = list(container.spec.args)
+    if not container.image_id:  # of a build `FROM scratch`
+        return None, args
     try:
         config = engine.images.config(engine.images.get(container.image_id)).config
     except (ImageNotFound, InvalidManifest, FileNotFoundError):

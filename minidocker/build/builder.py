@@ -246,6 +246,7 @@ class _Builder:
             self.options.network or "bridge",
             lambda data: self.out(decoder.decode(data)),
             secrets.token_hex(32),
+            base.id,
         )
 
     def _identity(self, step: Step, draft: Draft) -> tuple[str, ...]:

@@ -35,6 +35,7 @@ class RunStep(NamedTuple):
     network: str
     mounts: tuple[tuple[str, str], ...]
     output: Callable[[bytes], None]
+    image: str = ""  # the id of the image it runs on; none on `FROM scratch`
 
 
 class RunResult(Protocol):
@@ -81,6 +82,7 @@ class Site(NamedTuple):
     network: str
     output: Callable[[bytes], None]
     container_id: str
+    base: str = ""
 
 
 def prepare(instruction: Instruction, site: Site) -> Step:
@@ -114,9 +116,10 @@ def _run(instruction: Run, site: Site, command: str) -> Step:
         env = tuple(f"{name}={value}" for name, value in variables.items())
         user = str(draft.config.get("User") or "")
         network = instruction.network or site.network
-        result = site.run(
-            RunStep(site.container_id, site.layers, args, env, user, draft.workdir, network, mounts, site.output)
+        step = RunStep(
+            site.container_id, site.layers, args, env, user, draft.workdir, network, mounts, site.output, site.base
         )
+        result = site.run(step)
         if result.exit_code:
             result.discard()
             raise BuildError(f"The command '{command}' returned a non-zero code: {result.exit_code}", result.exit_code)

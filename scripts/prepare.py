@@ -19,7 +19,7 @@ VENV = os.environ.get("MINIDOCKER_VENV", f"{PROJECT}/.venv")
 REGISTRY = os.environ.get("MINIDOCKER_EMBEDDED", "/var/lib/minidocker/registry")
 BASE_IMAGES = f"{PROJECT}/scripts/base_images.py"
 
-RUN = ("nftables", "libseccomp2", "busybox-static", "debootstrap")
+RUN = ("nftables", "libseccomp2", "busybox-static", "debootstrap", "uidmap", "slirp4netns")
 DEMO = ("openssh-client", "sshpass", "curl", "apache2-utils")
 PEERS = ("docker.io", "podman", "runc", "skopeo", "docker-registry", "containernetworking-plugins")
 TOOLS = ("iproute2", "iptables", "tmux", "openssl", "attr", "libcap2-bin", "strace", "jq", "zstd", "procps")

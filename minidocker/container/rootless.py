@@ -28,7 +28,7 @@ from typing import Any, NamedTuple, TypeVar
 from minidocker import explain
 from minidocker.container import records, stream
 from minidocker.errors import NetworkError, StartError
-from minidocker.linux import syscalls
+from minidocker.linux import syscalls, userns
 
 Json = dict[str, Any]
 Say = Callable[[str], object]
@@ -209,10 +209,7 @@ def _map_ids(pid: int, say: Say) -> None:
         return
     reason = "newuidmap is missing" if uids[1] and gids[1] else f"user {user} has no subordinate ids (subuid(5))"
     say(SINGLE_ID.format(reason=reason, user=user, ids="100000-165535"))
-    for name, text in (("setgroups", "deny"), ("uid_map", f"0 {os.getuid()} 1"), ("gid_map", f"0 {os.getgid()} 1")):
-        explain.step(f"write(/proc/{pid}/{name}, {text!r})", f"echo '{text}' > /proc/{pid}/{name}")
-        with open(f"/proc/{pid}/{name}", "w") as file:
-            file.write(text)
+    userns.map_one(pid, os.getuid(), os.getgid())
 
 
 def _words(ranges: list[IdRange]) -> list[str]:

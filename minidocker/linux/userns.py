@@ -7,6 +7,8 @@ else. Device nodes belong to the machine; attributes in `trusted.` to its real r
 import os
 from typing import NamedTuple
 
+from minidocker import explain
+
 
 class Powers(NamedTuple):
     """What may be done with files: give them owners, make device nodes, set `security.` and `trusted.` attributes.
@@ -44,6 +46,19 @@ def has_id(number: int) -> bool:
 def last_id() -> int:
     """Return the highest user id of this namespace."""
     return max(first + count - 1 for first, _, count in id_map())
+
+
+def map_one(pid: int | str, uid: int, gid: int) -> None:
+    """Make a user of the host, who needs no leave for it, the only user of the user namespace of process `pid`: its 0.
+
+    Groups can then not be set any more, or a user could leave a group that forbids something.
+
+    See: user_namespaces(7), "Interaction with system calls that change process UIDs or GIDs".
+    """
+    for name, text in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
+        explain.step(f"write(/proc/{pid}/{name}, {text!r})", f"echo '{text}' > /proc/{pid}/{name}")
+        with open(f"/proc/{pid}/{name}", "w") as file:
+            file.write(text)
 
 
 def powers() -> Powers:

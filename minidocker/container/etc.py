@@ -14,6 +14,7 @@ ff00::0\tip6-mcastprefix
 ff02::1\tip6-allnodes
 ff02::2\tip6-allrouters
 """
+PUBLIC_SERVERS = ("8.8.8.8", "8.8.4.4")  # docker's choice where there are no others
 # Where systemd keeps the real name servers when /etc/resolv.conf only names its own stub on the loopback.
 _RESOLVED = "/run/systemd/resolve/resolv.conf"
 
@@ -30,15 +31,15 @@ def hosts(address: str, hostname: str, extra: Iterable[str], gateway: str = "") 
     return HOSTS + "".join(lines)
 
 
-def resolv_conf(text: str) -> str:
+def resolv_conf(text: str, otherwise: tuple[str, ...] = PUBLIC_SERVERS) -> str:
     """Return a container's /etc/resolv.conf, made of the host's: without name servers on the host's loopback. Pure.
 
-    A loopback address means another machine inside the container. With no server left, two public ones, as docker has.
+    A loopback address means another machine inside the container. With no server left, those named `otherwise`.
     """
     lines = text.splitlines()
     kept = [line for line in lines if not (line.startswith("nameserver") and _is_loopback(line.split()[-1]))]
     if not any(line.startswith("nameserver") for line in kept):
-        kept += ["nameserver 8.8.8.8", "nameserver 8.8.4.4"]
+        kept += [f"nameserver {server}" for server in otherwise]
     return "\n".join(kept) + "\n"
 
 
@@ -46,7 +47,7 @@ def _is_loopback(address: str) -> bool:
     return address.startswith("127.") or address == "::1"
 
 
-def read_host_resolv_conf(shares_network: bool) -> str:
+def read_host_resolv_conf(shares_network: bool, otherwise: tuple[str, ...] = PUBLIC_SERVERS) -> str:
     """Return what a container's /etc/resolv.conf is to hold on this host."""
     text = _read("/etc/resolv.conf")
     if shares_network:
@@ -54,7 +55,7 @@ def read_host_resolv_conf(shares_network: bool) -> str:
     servers = [line.split()[-1] for line in text.splitlines() if line.startswith("nameserver")]
     if servers and all(_is_loopback(server) for server in servers) and os.path.exists(_RESOLVED):
         text = _read(_RESOLVED)
-    return resolv_conf(text)
+    return resolv_conf(text, otherwise)
 
 
 def _read(path: str) -> str:
@@ -72,8 +73,11 @@ def write(path: str, text: str) -> None:
     os.chmod(path, 0o644)
 
 
-def prepare(folder: str, hostname: str, shares_network: bool) -> None:
-    """Write the files into a container's folder before it starts; /etc/hosts is filled when the address is known."""
+def prepare(folder: str, hostname: str, shares_network: bool, name_servers: tuple[str, ...] = PUBLIC_SERVERS) -> None:
+    """Write the files into a container's folder before it starts; /etc/hosts is filled when the address is known.
+
+    `name_servers` are for a host whose own ones only the host reaches.
+    """
     write(f"{folder}/hostname", hostname + "\n")
-    write(f"{folder}/resolv.conf", read_host_resolv_conf(shares_network))
+    write(f"{folder}/resolv.conf", read_host_resolv_conf(shares_network, name_servers))
     write(f"{folder}/hosts", _read("/etc/hosts") if shares_network else HOSTS)

@@ -49,7 +49,8 @@ def _start(
     for name in ("upper", "work", "merged", "init"):
         os.makedirs(f"{folder}/{name}", exist_ok=True)
     hostname = os.uname().nodename if spec.network == "host" else spec.hostname
-    etc.prepare(folder, hostname, spec.network == "host")
+    name_servers = (rootless.NAME_SERVER,) if rootless.is_kept(containers.run) else etc.PUBLIC_SERVERS
+    etc.prepare(folder, hostname, spec.network == "host", name_servers)
     held: list[socket.socket] = []
     published = spec.ports
     if spec.network == "bridge":

@@ -45,6 +45,7 @@ THREADS = (
     "this program has threads, and a program with threads cannot enter a user namespace (setns(2)): "
     "start it inside, with 'minidocker unshare {program}', or be root"
 )
+NAME_SERVER = "10.0.2.3"  # slirp4netns's, which asks the host's
 _used: list[int] = []  # the descriptor of RUN/rootless/used, which this process holds to its end
 
 

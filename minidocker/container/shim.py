@@ -208,19 +208,7 @@ def run(control: Control, request: Json, spec: Spec) -> None:
         control.send(stream.CREATED, {"pid": pid})
         terminal = child.listen(control, b"ready")
         network = control.expect(stream.GO)
-        state = records.State(
-            records.RUNNING,
-            pid,
-            records.start_time(pid),
-            os.getpid(),
-            records.start_time(os.getpid()),
-            records.boot_id(),
-            started=records.now(),
-            address=network["address"],
-            gateway=network["gateway"],
-            mac=network["mac"],
-            ports=tuple(Port(**port) for port in network["ports"]),
-        )
+        state = running(pid, network)
         relay = Relay(pipes.for_relay(terminal), containers.path(container_id, "log.json"), spec.stdin_once)
         relay.listen(containers.run_path(container_id))
         child.proceed()
@@ -234,6 +222,23 @@ def run(control: Control, request: Json, spec: Spec) -> None:
         if cleanup.is_restarting(containers, container_id):
             spec = spec._replace(remove=False)
         at_last.callback(finish, containers, container_id, state, spec, relay)
+
+
+def running(pid: int, network: Json) -> records.State:
+    """Return the state of a container whose first process is `pid`, and whose shim is this one."""
+    return records.State(
+        records.RUNNING,
+        pid,
+        records.start_time(pid),
+        os.getpid(),
+        records.start_time(os.getpid()),
+        records.boot_id(),
+        started=records.now(),
+        address=network["address"],
+        gateway=network["gateway"],
+        mac=network["mac"],
+        ports=tuple(Port(**port) for port in network["ports"]),
+    )
 
 
 def finish(containers: records.Containers, container_id: str, state: records.State, spec: Spec, relay: Relay) -> None:

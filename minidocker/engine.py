@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 from minidocker import progress
 from minidocker.container.options import ExecOptions, RunOptions
 from minidocker.container.records import Container, Containers
-from minidocker.errors import ContainerNotFound, ImageNotFound, MinidockerError
+from minidocker.errors import ContainerNotFound, ImageNotFound, InvalidArgument, MinidockerError
 from minidocker.image.store import Image, ImageStore, Usage
 from minidocker.progress import Progress, Report
 
@@ -256,7 +256,12 @@ def logs(
 
 
 def top(engine: Engine, container: Container, arguments: Iterable[str] = ()) -> tuple[list[str], list[list[str]]]:
-    """Return the titles and rows of a container's process table."""
+    """Return the titles and rows of a container's process table, as `ps -ef` shows them.
+
+    Raises: InvalidArgument for other options of ps, which is not asked; ContainerStateError.
+    """
+    if unknown := [word for word in arguments if word not in ("-ef", "-e", "-f")]:
+        raise InvalidArgument(f"ps {' '.join(unknown)}: top shows what 'ps -ef' does and takes no other option")
     from minidocker.container import processes
 
     return list(processes.TITLES), [processes.row(process) for process in processes.listing(container)]

@@ -52,7 +52,8 @@ def collect(engine: Engine) -> None:
 def tidy(engine: Engine) -> None:
     """Undo what shims that were killed could not, and delete what other commands that were killed have left.
 
-    When nothing runs, the bridge, its rules and the empty cgroups go as well, and the holder of a user's namespace.
+    When nothing runs or starts, the bridge, its rules and the empty cgroups go as well, and the holder of a user's
+    namespace.
     """
     from minidocker.build import workspace
 
@@ -66,7 +67,7 @@ def tidy(engine: Engine) -> None:
         for name in os.listdir(containers.folder):
             if name.endswith(".removed"):
                 trees.delete(f"{containers.folder}/{name}")
-    if not any(container.running for container in containers.list()):
+    if not any(os.path.isdir(containers.run_path(container_id)) for container_id in containers.ids()):
         network.remove_all(engine.run)
         for place in set(cgroups.mounted().values()):
             with contextlib.suppress(OSError):  # another root's containers may live there

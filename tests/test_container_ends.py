@@ -17,7 +17,7 @@ from minidocker.container import launch, records, stream
 from minidocker.container.options import ExecOptions, RunOptions
 from minidocker.container.records import Container
 from minidocker.engine import Engine
-from minidocker.errors import ContainerNotFound, ContainerStateError, StartError
+from minidocker.errors import ContainerNotFound, ContainerStateError, InvalidArgument, StartError
 
 pytestmark = pytest.mark.root
 
@@ -270,3 +270,22 @@ def test_a_full_disk(home: Engine, small_disk: Callable[[], None], minidocker: M
     assert (state.status, state.exit_code, state.error) == ("exited", 5, "")
     engine.remove(home, home.containers.load(running.id))
     assert sorted(os.listdir(home.containers.folder)) == ["full.up", "names.lock"]
+
+
+def test_what_a_killed_create_has_left_is_tidied(home: Engine) -> None:
+    kept = engine.create(home, "busybox", RunOptions(command=("true",)))
+    os.mkdir(home.containers.path("f" * 64))
+    engine.tidy(home)
+    assert sorted(home.containers.ids()) == [kept.id]
+
+
+def test_a_volume_that_is_not_to_be_filled(home: Engine, minidocker: Minidocker) -> None:
+    command = ("run", "--rm", "--network", "none", "-v", "conf:/etc:nocopy", "busybox", "ls", "/etc")
+    assert minidocker.ok(*command).split() == ["hostname", "hosts", "resolv.conf"]
+
+
+def test_top_says_what_it_cannot_show(home: Engine) -> None:
+    container = detached(home, "sleep", "100")
+    assert engine.top(home, container, ["-ef"])[1][0][-1] == "sleep 100"
+    with pytest.raises(InvalidArgument, match="takes no other option"):
+        engine.top(home, container, ["-o", "pid"])

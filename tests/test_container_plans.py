@@ -151,9 +151,13 @@ def test_the_overlay_has_the_topmost_layer_first_and_ours_above() -> None:
 
 
 def test_mounts_come_in_an_order_in_which_none_hides_another() -> None:
-    mounts = (Mount("tmpfs", "tmpfs", "/a/b/c"), Mount("bind", "/h", "/a"), Mount("tmpfs", "tmpfs", "/a/b"))
+    mounts = (
+        *(Mount("tmpfs", "tmpfs", "/a/b/c"), Mount("bind", "/h", "/a"), Mount("tmpfs", "tmpfs", "/a/b")),
+        *(Mount("volume", "/v", "/etc"), Mount("bind", "/h", "/etc/hosts")),
+    )
     targets = [attach.target for attach in rootfs.plan(FULL._replace(mounts=mounts), "/c")]
-    assert targets[-3:] == ["/a", "/a/b", "/a/b/c"]
+    etc = ["/etc/resolv.conf", "/etc/hostname", "/etc/hosts"]
+    assert targets[rootfs.KERNEL_MOUNTS :] == ["/a", "/etc", *etc, "/a/b", "/etc/hosts", "/a/b/c"]
     assert targets.index("/dev") < targets.index("/dev/pts")
 
 

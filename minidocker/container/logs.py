@@ -1,4 +1,4 @@
-"""Reading a container's log, as `logs` shows it: all of it or its end, and what is added while one watches."""
+"""A container's log: how its shim writes it, and how `logs` reads all of it or its end, and what is added meanwhile."""
 
 import contextlib
 import json
@@ -7,8 +7,37 @@ import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-_BLOCK = 65536
+from minidocker.container import records
+
+_BLOCK = 65536  # bytes read at once; also the longest piece of a line that is written as one entry
 _PAUSE = 0.05  # seconds between looks at a log that is followed
+
+
+class Log:
+    """The container's log: a line of JSON for each line of output, as docker's `json-file` driver writes it."""
+
+    def __init__(self, path: str) -> None:
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+        self._unfinished = {"stdout": b"", "stderr": b""}
+
+    def write(self, source: str, data: bytes, last: bool = False) -> None:
+        """Add output; what is not a whole line yet waits for its end, or for `last`.
+
+        A disk that is full loses lines of the log, not the container.
+        """
+        *lines, rest = (self._unfinished[source] + data).split(b"\n")
+        whole = [line + b"\n" for line in lines]
+        if rest and (last or len(rest) >= _BLOCK):
+            whole, rest = [*whole, rest], b""
+        self._unfinished[source] = rest
+        if whole:
+            now = records.now()
+            entries = [
+                json.dumps({"log": line.decode(errors="surrogateescape"), "stream": source, "time": now})
+                for line in whole
+            ]
+            with contextlib.suppress(OSError):
+                os.write(self._fd, ("\n".join(entries) + "\n").encode())
 
 
 class LogLine(NamedTuple):

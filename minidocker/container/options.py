@@ -121,7 +121,7 @@ def parse_volume(text: str) -> Mount:
             f'create {source}: "{source}" includes invalid characters for a local volume name, only '
             '"[a-zA-Z0-9][a-zA-Z0-9_.-]" are allowed. If you intended to pass a host directory, use absolute path'
         )
-    return Mount("volume", "", target, "ro" in modes, name=source)
+    return Mount("volume", "", target, "ro" in modes, "nocopy" if "nocopy" in modes else "", source)
 
 
 def parse_tmpfs(text: str) -> Mount:

@@ -16,7 +16,8 @@ import termios
 import time
 from collections.abc import Iterable
 
-from minidocker.container import records, stream
+from minidocker.container import stream
+from minidocker.container.logs import Log
 from minidocker.container.namespaces import Streams
 
 _CHUNK = 65536
@@ -44,33 +45,6 @@ class Client:
         with contextlib.suppress(BlockingIOError):
             while self.waiting:
                 del self.waiting[: self.connection.send(self.waiting[:_CHUNK])]
-
-
-class Log:
-    """The container's log: a line of JSON for each line of output, as docker's `json-file` driver writes it."""
-
-    def __init__(self, path: str) -> None:
-        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
-        self._unfinished = {"stdout": b"", "stderr": b""}
-
-    def write(self, source: str, data: bytes, last: bool = False) -> None:
-        """Add output; what is not a whole line yet waits for its end, or for `last`.
-
-        A disk that is full loses lines of the log, not the container.
-        """
-        *lines, rest = (self._unfinished[source] + data).split(b"\n")
-        whole = [line + b"\n" for line in lines]
-        if rest and (last or len(rest) >= _CHUNK):
-            whole, rest = [*whole, rest], b""
-        self._unfinished[source] = rest
-        if whole:
-            now = records.now()
-            entries = [
-                json.dumps({"log": line.decode(errors="surrogateescape"), "stream": source, "time": now})
-                for line in whole
-            ]
-            with contextlib.suppress(OSError):
-                os.write(self._fd, ("\n".join(entries) + "\n").encode())
 
 
 class Relay:

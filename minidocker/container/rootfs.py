@@ -93,12 +93,12 @@ def plan(spec: Spec, container: str, mapped: bool = False, has_tty_group: bool =
         Attach("mqueue", "/dev/mqueue", "mqueue", quiet),
         sys,
     ]
-    for name in ("resolv.conf", "hostname", "hosts"):
-        flags = MS_BIND | (MS_RDONLY if spec.read_only else 0)
-        mounts.append(Attach(f"{container}/{name}", f"/etc/{name}", flags=flags, file=True))
-    for mount in sorted(spec.mounts, key=lambda mount: mount.target.count("/")):
-        mounts += user_mount(mount, without_devices(spec))
-    return mounts
+    flags = MS_BIND | (MS_RDONLY if spec.read_only else 0)
+    names = ("resolv.conf", "hostname", "hosts")
+    own = [Attach(f"{container}/{name}", f"/etc/{name}", flags=flags, file=True) for name in names]
+    for mount in spec.mounts:
+        own += user_mount(mount, without_devices(spec))
+    return mounts + sorted(own, key=lambda attach: attach.target.rstrip("/").count("/"))  # none hides another
 
 
 def without_devices(spec: Spec) -> int:
@@ -118,7 +118,8 @@ def user_mount(mount: Mount, volume_flags: int = 0) -> list[Attach]:
     is_file = mount.kind == "bind" and os.path.exists(mount.source) and not os.path.isdir(mount.source)
     flags = MS_BIND | MS_REC | (MS_RDONLY if mount.read_only else 0)
     flags |= volume_flags if mount.kind == "volume" else 0
-    return [Attach(mount.source, mount.target, flags=flags, file=is_file, fills=mount.kind == "volume")]
+    fills = mount.kind == "volume" and mount.options != "nocopy"
+    return [Attach(mount.source, mount.target, flags=flags, file=is_file, fills=fills)]
 
 
 def _tmpfs_options(options: str) -> tuple[int, str]:

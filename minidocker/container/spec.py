@@ -29,7 +29,8 @@ class Mount(NamedTuple):
     """Something attached inside the container's root.
 
     `kind` is `bind` (`source` is a path of the host), `volume` (`source` is a folder of ours, filled from the image
-    when it is new) or `tmpfs`; `options` are mount(8)'s, such as `size=64m`; `name` is a volume's name.
+    when it is new) or `tmpfs`; `options` are mount(8)'s, such as `size=64m`, or `nocopy` for a volume that is not to be
+    filled; `name` is a volume's name.
     """
 
     kind: str

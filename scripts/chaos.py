@@ -104,7 +104,8 @@ class Stories:
         if self.rng.random() < 0.4:
             return ["--network", "none"]
         busy = self.world.ok("ps", "--format", "{{.Ports}}")
-        port = next(port for port in range(21080, 22000) if f":{port}-" not in busy)
+        first = 20000 + os.getpid() % 100 * 100  # another world may be broken beside this one
+        port = next(port for port in range(first, first + 100) if f":{port}-" not in busy)
         return ["-p", f"127.0.0.1:{port}:80"] if self.rng.random() < 0.7 else []
 
     def run(self) -> Attempt:

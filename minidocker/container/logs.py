@@ -19,6 +19,7 @@ class Log:
     def __init__(self, path: str) -> None:
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
         self._unfinished = {"stdout": b"", "stderr": b""}
+        self._torn = False  # the last line could not be written to its end
 
     def write(self, source: str, data: bytes, last: bool = False) -> None:
         """Add output; what is not a whole line yet waits for its end, or for `last`.
@@ -36,8 +37,9 @@ class Log:
                 json.dumps({"log": line.decode(errors="surrogateescape"), "stream": source, "time": now})
                 for line in whole
             ]
+            text = ("\n" * self._torn + "\n".join(entries) + "\n").encode()
             with contextlib.suppress(OSError):
-                os.write(self._fd, ("\n".join(entries) + "\n").encode())
+                self._torn = os.write(self._fd, text) < len(text)
 
 
 class LogLine(NamedTuple):

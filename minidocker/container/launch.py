@@ -44,22 +44,24 @@ class Process(NamedTuple):
     join: Json | None = None
 
 
-def launch(process: Process, ports: list[socket.socket], on_created: Callable[[int], Json]) -> Attachment | None:
+def launch(process: Process, held: list[int], on_created: Callable[[int], Json]) -> Attachment | None:
     """Start a shim and have it run `process`; return a connection to it if one is to stay attached.
 
+    `held` are the descriptors that the shim is to hold as well: the container's lock, then its ports.
     `on_created` is called with the process's id once its namespaces exist, and returns what its network is like.
 
     Raises: StartError with what the shim says; whatever `on_created` raises, after which nothing runs either.
     """
-    if len(ports) > stream.MOST_DESCRIPTORS:
-        raise StartError(f"cannot publish {len(ports)} ports: {stream.MOST_DESCRIPTORS} are the most for one container")
+    if len(held) > stream.MOST_DESCRIPTORS:
+        most = stream.MOST_DESCRIPTORS - 1
+        raise StartError(f"cannot publish {len(held) - 1} ports: {most} are the most for one container")
     connection, pid = spawn("shim", f"minidocker-shim {process.id[:12]}")
     os.waitpid(pid, 0)  # it forks once more, so that it is nobody's child that has to be waited for
     with contextlib.ExitStack() as on_failure:
         on_failure.callback(_give_up, connection)
         message = {**process._asdict(), "spec": process.spec.to_json(), "explain": explain.listening()}
         begin = stream.pack(stream.BEGIN, json.dumps(message).encode())
-        socket.send_fds(connection, [begin], [held.fileno() for held in ports])
+        socket.send_fds(connection, [begin], held)
         frames = stream.Frames()
         arrived: list[tuple[int, bytes]] = []
         while not any(kind == stream.STARTED for kind, _ in arrived):

@@ -28,23 +28,29 @@ def start(containers: Containers, container: Container, attach: bool = False) ->
 
     Raises: StartError, NetworkError: nothing runs, what was set up is undone, and the record says why.
     """
-    with containers.lock(container.id):
+    with containers.lock(container.id) as lock:
         container = containers.load(container.id)
+        if container.running and not records.start_time(container.state.pid):  # its shim is about to write down its end
+            wait_for_shim(container, None)
+            container = containers.load(container.id)
         if container.running:
             return connect(containers, container) if attach else None
         cleanup.after_dead_shim(containers, container)
         with contextlib.ExitStack() as stack:
             try:
-                return _start(containers, container, attach, stack)
+                return _start(containers, container, attach, stack, lock)
             except BaseException as error:
                 _record_failure(containers, container, error)
                 raise
 
 
 def _start(
-    containers: Containers, container: Container, attach: bool, stack: contextlib.ExitStack
+    containers: Containers, container: Container, attach: bool, stack: contextlib.ExitStack, lock: int
 ) -> Attachment | None:
-    """Start under the container's lock; `stack` closes what this process need not hold any longer than that."""
+    """Start under the container's lock; `stack` closes what this process need not hold any longer than that.
+
+    The shim holds the lock, too, until the program runs or all is undone: should we be killed, nobody meets half of it.
+    """
     spec, folder = container.spec, containers.path(container.id)
     for name in ("upper", "work", "merged", "init"):
         os.makedirs(f"{folder}/{name}", exist_ok=True)
@@ -77,7 +83,7 @@ def _start(
             etc.write(f"{folder}/hosts", etc.hosts(address, hostname, spec.extra_hosts, gateway))
 
     process = _process(containers, container, spec, attach)
-    return launch.launch(process, held, make_network)
+    return launch.launch(process, [lock, *(each.fileno() for each in held)], make_network)
 
 
 def _process(

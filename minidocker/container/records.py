@@ -125,15 +125,16 @@ def write_json(path: str, data: Json) -> None:
 
 
 @contextlib.contextmanager
-def locked(path: str) -> Iterator[None]:
-    """Hold the lock file at `path` while in the block; others wait.
+def locked(path: str) -> Iterator[int]:
+    """Hold the lock file at `path` while in the block; others wait. Yields the open file.
 
-    See: flock(2): the lock belongs to the open file and ends with it, however the process ends.
+    See: flock(2): the lock belongs to the open file and ends with it, however the process ends; whoever is given the
+    open file holds the lock, too.
     """
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
+        yield fd
     finally:
         os.close(fd)
 
@@ -309,7 +310,15 @@ class Containers:
     def write_state(self, container_id: str, state: State) -> None:
         """Write down how the container is. Only its shim does so, and whoever cleans up after a shim that is gone."""
         data = {**state._asdict(), "ports": [port._asdict() for port in state.ports]}
-        write_json(self.path(container_id, "state.json"), data)
+        path = self.path(container_id, "state.json")
+        try:
+            write_json(path, data)
+        except OSError as error:
+            if error.errno != errno.ENOSPC or not os.path.exists(path):
+                raise
+            with open(path, "r+") as file:  # a full disk has room for it where the last one lies
+                json.dump(data, file)
+                file.truncate()
 
     def rename(self, container: Container, name: str) -> None:
         """Give the container another name.
@@ -331,17 +340,17 @@ class Containers:
         return removed
 
     @contextlib.contextmanager
-    def lock(self, container_id: str) -> Iterator[None]:
-        """Hold this container against a second command that would start, stop or remove it.
+    def lock(self, container_id: str) -> Iterator[int]:
+        """Hold this container against a second command that would start, stop or remove it; yields the open lock.
 
         Raises: ContainerNotFound when it has been removed meanwhile.
         """
         with contextlib.ExitStack() as stack:
             try:
-                stack.enter_context(locked(self.path(container_id, "lock")))
+                held = stack.enter_context(locked(self.path(container_id, "lock")))
             except FileNotFoundError:
                 raise ContainerNotFound(f"No such container: {container_id}") from None
-            yield
+            yield held
 
 
 def _end_unwatched(state: State) -> None:

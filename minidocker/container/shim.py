@@ -214,6 +214,7 @@ def run(control: Control, request: Json, spec: Spec) -> None:
         child.proceed()
         child.listen(control, b"")
         containers.write_state(container_id, state)
+        os.close(control.descriptors.pop(0))  # the container's lock: from here on others may stop and remove it
         control.send(stream.STARTED)
         relay.adopt(control.connection, request["attach"])
         exit_code = relay.serve(pid, rootless.watch(containers.run))

@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 from minidocker.errors import InvalidArgument
 
+_FOLDERS = "(?:.*/)?"
+
 
 class Rule(NamedTuple):
     """One line: a pattern for whole paths below the context, and whether it takes back."""
@@ -30,10 +32,8 @@ class Ignore:
 
     def excludes(self, path: str) -> bool:
         """Say whether `path`, relative to the context and with slashes, is left out."""
-        parts = path.split("/")
-        above = ["/".join(parts[:length]) for length in range(1, len(parts) + 1)]
         for rule in reversed(self.rules):
-            if any(rule.pattern.fullmatch(one) for one in above):
+            if rule.pattern.fullmatch(path):
                 return not rule.keeps
         return False
 
@@ -52,7 +52,8 @@ def parse(text: str) -> Ignore:
         pattern = line[1:].strip() if keeps else line
         if not pattern:
             raise InvalidArgument('.dockerignore: illegal exclusion pattern: "!"')
-        rules.append(Rule(re.compile(translate(_clean(pattern)), re.DOTALL), keeps))
+        below = "(?:/.*)?"  # what matches a folder matches all that is in it
+        rules.append(Rule(re.compile(translate(_clean(pattern)) + below, re.DOTALL), keeps))
     return Ignore(rules)
 
 
@@ -63,17 +64,30 @@ def _clean(pattern: str) -> str:
 
 
 def translate(pattern: str) -> str:
-    """Write a pattern as a regular expression: `*` and `?` stay within a name, `**` crosses any number of folders."""
+    """Write a pattern as a regular expression: `*` and `?` stay within a name, `**` crosses any number of folders.
+
+    What stands between two `*` of a name, or between two `**`, is looked for once: `(?>…)` takes the first place that
+    it finds, since from there on all is within reach that is from a later one. Without that, a pattern such as
+    `a*a*a*a*b` takes time that doubles with every star.
+    Raises InvalidArgument for more `**` in the middle of names than can be tried in reasonable time.
+    """
     out: list[str] = []
-    position = 0
+    position, inside = 0, 0
+    star = folders = -1  # where in `out` are the last `*` of this name, and the last `**`
     while position < len(pattern):
         ch = pattern[position]
         position += 1
         if ch == "*" and pattern[position : position + 1] == "*":
+            aligned = not out or out[-1] in ("/", _FOLDERS)
             position += 1 + (pattern[position + 1 : position + 2] == "/")
-            out.append(".*" if position >= len(pattern) else "(?:.*/)?")
+            star = -1
+            if aligned and position < len(pattern):
+                folders = _gap(out, folders, _FOLDERS, "(?:.*?/)??")
+            else:
+                out.append(".*" if position >= len(pattern) else _FOLDERS)
+                inside, folders = inside + (position < len(pattern)), -1
         elif ch == "*":
-            out.append("[^/]*")
+            star = _gap(out, star, "[^/]*", "[^/]*?")
         elif ch == "?":
             out.append("[^/]")
         elif ch == "[":
@@ -84,7 +98,19 @@ def translate(pattern: str) -> str:
             position += 1
         else:
             out.append(re.escape(ch))
+        star = -1 if out[-1] == "/" else star
+    if inside > 2:
+        raise InvalidArgument(f"a pattern with more than two ** in the middle of names: {pattern}")
     return "".join(out)
+
+
+def _gap(out: list[str], before: int, gap: str, shortest: str) -> int:
+    """Add a gap and return its place; what lies between it and the one `before` is then to be looked for once."""
+    if before >= 0:
+        out[before] = f"(?>{shortest}"
+        out.append(")")
+    out.append(gap)
+    return len(out) - 1
 
 
 def character_class(pattern: str, position: int) -> tuple[int, str]:

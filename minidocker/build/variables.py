@@ -11,6 +11,8 @@ from minidocker.build.words import SPACES, quote
 from minidocker.errors import DockerfileError
 
 _SPECIAL = "@*#?-$!0"
+_LARGEST = 1 << 20  # characters that variables may become in one word: twenty lines that double one make a million
+_LARGEST_MATCHED = 1 << 16  # of a value that is searched with a `*`, which takes time that grows with its square
 
 
 class Rules(NamedTuple):
@@ -76,6 +78,7 @@ class _Reader:
         self.escape = escape
         self.rules = rules
         self.keep_escapes = rules.keep_escapes
+        self.replaced = 0
 
     def peek(self) -> str:
         """Return the next character; empty at the end."""
@@ -149,6 +152,14 @@ class _Reader:
         raise DockerfileError("unexpected end of statement while looking for matching double-quote")
 
     def _dollar(self) -> str:
+        """Read a dollar and what belongs to it; return what it stands for, unless that grows without measure."""
+        value = self._substitution()
+        self.replaced += len(value)
+        if self.replaced > _LARGEST:
+            raise DockerfileError(f"variables become more than {_LARGEST} characters")
+        return value
+
+    def _substitution(self) -> str:
         """Read `$name` or `${name…}` and return what it stands for; a dollar before anything else is itself."""
         self.position += 1
         if self.peek() == "{":
@@ -209,7 +220,7 @@ class _Reader:
         value = self.variables.get(name)
         if value is None and self.rules.keep_unset:
             return "${" + f"{name}/{pattern}/{text}" + "}"
-        return _substitute(_regex(pattern), text, value or "", everywhere)
+        return _substitute(_regex(pattern, True, value or ""), text, value or "", everywhere)
 
     def _argument(self, stop: str, keep_escapes: bool) -> str:
         """Read a modifier's word, which may hold further variables."""
@@ -236,34 +247,44 @@ class _Reader:
         return self.text[start : self.position]
 
 
-def _regex(pattern: str) -> re.Pattern[str]:
-    """Translate a pattern of `*`, `?` and backslashes. A backslash before `}` or `/` only served the reader."""
-    out: list[str] = []
-    characters = iter(re.findall(r"\\[}/]|\\.|\\$|\*+|.", pattern, re.DOTALL))
-    for token in characters:
+def _regex(pattern: str, longest: bool, value: str, backwards: bool = False) -> re.Pattern[str]:
+    """Translate a pattern of `*`, `?` and backslashes, for the longest or shortest match in a value.
+
+    A backslash before `}` or `/` only served the reader. What stands between two `*` is looked for once, at the first
+    place it can be (`(?>…)` never tries another): from there on all is within reach that is from a later place.
+    """
+    out: list[list[str]] = [[]]
+    for token in re.findall(r"\\[}/]|\\.|\\$|\*+|.", pattern, re.DOTALL):
         if token[0] == "*":
-            out.append(".*")
+            out.append([])
         elif token == "?":
-            out.append(".")
+            out[-1].append(".")
         elif token in ("\\}", "\\/", "\\*", "\\?", "\\\\"):
-            out.append(re.escape(token[1]))
+            out[-1].append(re.escape(token[1]))
         elif token[0] == "\\":
-            raise DockerfileError(f"invalid pattern ({pattern}) in substitution: invalid escape '{token}'")
+            raise DockerfileError(f"invalid pattern ({pattern[:80]}) in substitution: invalid escape '{token}'")
         else:
-            out.append(re.escape(token))
-    return re.compile("".join(out))
+            out[-1].append(re.escape(token))
+    if len(out) > 1 and len(value) > _LARGEST_MATCHED:
+        raise DockerfileError(f"a value of {len(value)} characters is too long to be searched with a pattern")
+    pieces = ["".join(piece) for piece in out]
+    if backwards:
+        pieces = ["".join(reversed(piece)) for piece in reversed(out)]
+    between = "".join(f"(?>.*?{piece})" for piece in pieces[1:-1])
+    end = (".*" if longest else ".*?") + pieces[-1] if len(pieces) > 1 else ""
+    return re.compile(pieces[0] + between + end)
 
 
 def _trim(pattern: str, value: str, end: str, longest: bool) -> str:
-    """Take the shortest (or longest) match of `pattern` off the front (`end` is `#`) or off the back (`%`)."""
-    regex = _regex(pattern)
-    lengths = range(len(value), -1, -1) if longest else range(len(value) + 1)
-    for length in lengths:
-        if end == "#" and regex.fullmatch(value, 0, length):
-            return value[length:]
-        if end == "%" and regex.fullmatch(value, len(value) - length):
-            return value[: len(value) - length]
-    return value
+    """Take the shortest (or longest) match of `pattern` off the front (`end` is `#`) or off the back (`%`).
+
+    The back is the front of what is written backwards.
+    """
+    backwards = end == "%"
+    value = value[::-1] if backwards else value
+    match = _regex(pattern, longest, value, backwards).match(value)
+    rest = value[match.end() :] if match else value
+    return rest[::-1] if backwards else rest
 
 
 def _substitute(regex: re.Pattern[str], text: str, value: str, everywhere: bool) -> str:
@@ -274,6 +295,8 @@ def _substitute(regex: re.Pattern[str], text: str, value: str, everywhere: bool)
         if match.start() == match.end() == end:
             continue
         out += [value[max(end, 0) : match.start()], text]
+        if len(out) * len(text) > 4 * _LARGEST:
+            raise DockerfileError(f"variables become more than {_LARGEST} characters")
         end = match.end()
         if not everywhere:
             break

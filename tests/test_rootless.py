@@ -257,7 +257,7 @@ def first_subordinate(user: Ordinary) -> int:
         return next(int(line.split(":")[1]) for line in file if line.startswith(f"{user.name}:"))
 
 
-def test_isolation(user: Ordinary) -> None:
+def test_container_root_is_the_user_on_the_host(user: Ordinary) -> None:
     facts = user.ok("run", "--rm", "busybox", "sh", "-c", "cat /proc/self/uid_map; ls /dev; mount -t tmpfs x /mnt; ps")
     assert f"0 {user.account.pw_uid:10} {1:10}" in facts
     assert "sda" not in facts
@@ -500,3 +500,22 @@ def test_unshare(fresh: Ordinary) -> None:
     assert fresh.ok("unshare", *fresh.minidocker, "run", "--rm", "busybox", "echo", "inside") == "inside"
     assert fresh("unshare", "sh", "-c", "exit 5").returncode == 5
     assert fresh("unshare", "nothing-such").returncode == 127
+
+
+def test_doctor_tells_what_is_missing(user: Ordinary, single: Ordinary) -> None:
+    text = user.ok("doctor")
+    assert text.endswith("This machine runs containers.")
+    for check in ("user namespaces", "overlayfs", "subordinate ids", "newuidmap", "slirp4netns", "/dev/net/tun"):
+        assert f"ok       {check}: " in text
+    assert "limits: " in text
+    lacking = single.ok("doctor")
+    assert f"missing  subordinate ids: {single.name} has none" in lacking
+    assert "usermod --add-subuids" in lacking
+
+
+def test_explained_steps_name_the_namespace(fresh: Ordinary) -> None:
+    done = fresh("--explain", "run", "--rm", "busybox", "true")
+    assert done.returncode == 0, done.stderr
+    assert "setns(fd=" in done.stderr
+    assert "CLONE_NEWUSER" in done.stderr
+    assert "userxattr" in done.stderr

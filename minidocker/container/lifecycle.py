@@ -58,22 +58,22 @@ def _start(
     name_servers = (rootless.NAME_SERVER,) if rootless.is_kept(containers.run) else etc.PUBLIC_SERVERS
     etc.prepare(folder, hostname, spec.network == "host", name_servers)
     held: list[socket.socket] = []
+    ours: list[socket.socket] = []
     published = spec.ports
     if spec.network == "bridge":
         threading.Thread(target=network.preload, daemon=True).start()
         resolved, held = ports.reserve(containers.run, container.id, container.name, spec.ports)
         published = tuple(resolved)
         stack.callback(_close_all, held)
-        if rootless.is_kept(containers.run):  # slirp4netns will hold them itself, and could not while we do
-            _close_all(held)
-            held = []
+        if rootless.is_kept(containers.run):  # slirp4netns will hold them instead of the shim
+            ours, held = held, []
 
     def make_network(pid: int) -> Json:
         """Connect the new, empty network namespace, if the container is to have one."""
         if spec.network != "bridge":
             etc_hosts_for("", "")
             return {"address": "", "gateway": "", "mac": "", "ports": []}
-        endpoint = network.connect(containers.run, container.id, pid, published, container.state.address)
+        endpoint = network.connect(containers.run, container.id, pid, published, container.state.address, ours)
         etc_hosts_for(endpoint.address, endpoint.gateway)
         shown = [port._asdict() for port in published]
         return {"address": endpoint.address, "gateway": endpoint.gateway, "mac": endpoint.mac, "ports": shown}

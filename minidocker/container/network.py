@@ -68,19 +68,35 @@ def preload() -> None:
     network_links.preload()
 
 
-def connect(run_dir: str, container_id: str, pid: int, ports: Iterable[Port] = (), preferred: str = "") -> Endpoint:
+def connect(
+    run_dir: str,
+    container_id: str,
+    pid: int,
+    ports: Iterable[Port] = (),
+    preferred: str = "",
+    handed_over: Iterable["socket.socket"] = (),
+) -> Endpoint:
     """Give the container whose first process is `pid` a network, and lead `ports` of the host to it.
 
-    Its network namespace must be empty but for `lo`. The ports are those that `ports.reserve` returned and holds. The
-    `preferred` address is given if it is free. A failure gives back the address and the ports; the cable goes with
-    the namespace.
+    Its network namespace must be empty but for `lo`. The ports are those that `ports.reserve` returned and holds; the
+    sockets that are `handed_over` hold them only until slirp4netns can. The `preferred` address is given if it is free.
+    A failure gives back the address and the ports; the cable goes with the namespace.
 
     Raises: NetworkError; OSError with the request that the kernel refused.
     """
-    return rootless.in_network(run_dir, lambda: _connect(run_dir, container_id, pid, tuple(ports), preferred))
+    return rootless.in_network(
+        run_dir, lambda: _connect(run_dir, container_id, pid, tuple(ports), preferred, handed_over)
+    )
 
 
-def _connect(run_dir: str, container_id: str, pid: int, ports: tuple[Port, ...], preferred: str) -> Endpoint:
+def _connect(
+    run_dir: str,
+    container_id: str,
+    pid: int,
+    ports: tuple[Port, ...],
+    preferred: str,
+    handed_over: Iterable["socket.socket"],
+) -> Endpoint:
     """Connect a container to the bridge of the network namespace that this thread is in."""
     _disconnect(run_dir, container_id)
     with contextlib.ExitStack() as on_failure:
@@ -95,6 +111,8 @@ def _connect(run_dir: str, container_id: str, pid: int, ports: tuple[Port, ...],
             from minidocker.container import slirp
 
             slirp.guard(rules)
+            for holder in handed_over:
+                holder.close()
             ports = slirp.forward(run_dir, container_id, ports)
         if ports:
             _publish(run_dir, endpoint, ports)

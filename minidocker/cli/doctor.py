@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from minidocker.cli import human, machine
 from minidocker.cli.arguments import Call, Command
+from minidocker.errors import StartError
 
 if TYPE_CHECKING:
     from minidocker.engine import Engine
@@ -165,10 +166,17 @@ def _forwarding() -> Finding:
 
 
 def _seccomp() -> Finding:
-    actions = machine.first_line("/proc/sys/kernel/seccomp/actions_avail")
-    return Finding(
-        "seccomp", bool(actions), "filters" if actions else "none", "system calls are not filtered", "another kernel"
-    )
+    """Look for filters in the kernel and for the library that makes them: no container goes without by itself."""
+    from minidocker.container import seccomp_compile
+
+    cost = "no container runs, but with --security-opt seccomp=unconfined"
+    if not machine.first_line("/proc/sys/kernel/seccomp/actions_avail"):
+        return Finding("seccomp", False, "not in this kernel", cost, "another kernel", True)
+    try:
+        seccomp_compile.libseccomp()
+    except StartError:
+        return Finding("seccomp", False, "no libseccomp", cost, "apt-get install libseccomp2", True)
+    return Finding("seccomp", True, "filters")
 
 
 def _space(root: str) -> Finding:

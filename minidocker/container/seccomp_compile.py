@@ -22,7 +22,7 @@ def compile(wanted: Filter) -> bytes:
 
     Raises: StartError without libseccomp; InvalidArgument for what it cannot express.
     """
-    library = _libseccomp()
+    library = libseccomp()
     making = library.SyscallFilter(wanted.action)
     # A tree by number, not a list: the kernel tries every number once when it loads a program, and takes half as long.
     making.set_attr(library.Attr.CTL_OPTIMIZE, 2)
@@ -48,8 +48,8 @@ def compile(wanted: Filter) -> bytes:
     return before + _exported(making)
 
 
-def _libseccomp() -> Any:
-    """Import libseccomp's binding: 20 ms, which is why only a profile that is new here is compiled."""
+def libseccomp() -> Any:
+    """Import libseccomp's binding. Raises: StartError where it or the library is missing."""
     try:
         import pyseccomp
     except (ImportError, RuntimeError):

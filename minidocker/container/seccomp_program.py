@@ -1,6 +1,6 @@
 """The programs that seccomp profiles were compiled to, kept so that no container's start has to wait for that.
 
-See: docs/decisions/0005-seccomp.md.
+See: docs/decisions/0006-seccomp.md.
 """
 
 import contextlib

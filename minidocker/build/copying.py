@@ -205,13 +205,11 @@ def _make_file(entry: Entry, path: str) -> None:
     if entry.temporary and entry.real:
         os.link(entry.real, path, follow_symlinks=False)
         return
+    if entry.real:
+        trees.copy_content(entry.real, path)
+        return
     with open(path, "xb") as out:
-        if not entry.real:
-            out.write(entry.content)
-            return
-        with open(entry.real, "rb") as file:
-            while os.copy_file_range(file.fileno(), out.fileno(), 1 << 30):
-                pass
+        out.write(entry.content)
 
 
 def find_owner(image: Tree, text: str) -> Owner | None:

@@ -102,7 +102,9 @@ def _follow(connection: socket.socket, kind: int, payload: bytes, on_created: Ca
         except (OSError, MinidockerError):
             if records.start_time(pid):
                 raise
-            # It has failed on its own meanwhile, and the shim will say why: that is the better reason.
+            # It has failed on its own meanwhile, and the shim will say why: that is the better reason. Should it know
+            # of nothing yet and wait for our word, it learns by this that none will come.
+            connection.shutdown(socket.SHUT_WR)
     elif kind == stream.FAILED:
         failure = json.loads(payload)
         raise StartError(failure["error"], failure["exit_code"])

@@ -280,7 +280,11 @@ def remove(containers: Containers, container: Container, force: bool = False, vo
 
 
 def remove_damaged(containers: Containers, container_id: str) -> None:
-    """Remove what is left of a container whose record cannot be read: its folder and what its process was given."""
+    """Remove a container whose record cannot be read: its process, if it runs, what that was given, and its folder."""
+    nameless = Container(container_id, "", "", "", "", Spec(args=()), containers.state(container_id))
+    with contextlib.suppress(ContainerStateError):
+        send_signal(nameless, signal.SIGKILL)
+        wait_for_shim(nameless, None)
     cleanup.disconnect(containers, container_id)
     cleanup.remove_run_folder(containers, container_id)
     cleanup.remove_folder(containers, container_id)

@@ -301,7 +301,10 @@ class Containers:
         except FileNotFoundError:
             return State()
         except (ValueError, TypeError, KeyError):
-            return State(EXITED, exit_code=_KILLED_SHIM, error="its state file is damaged")
+            from minidocker.container import recovery
+
+            lost = State(EXITED, exit_code=_KILLED_SHIM, error="its state file is damaged")
+            return recovery.running_state(self.run_path(container_id)) or lost
         if state.status != RUNNING or (state.boot == boot_id() and start_time(state.shim) == state.shim_start):
             return state
         _end_unwatched(state)

@@ -289,10 +289,12 @@ def check_image(ref: Reference, manifest: Manifest, config: ImageConfig, platfor
 
 @contextlib.contextmanager
 def in_words_of_pull(ref: Reference) -> Iterator[None]:
-    """Word a registry's refusal as docker's pull does."""
+    """Word a registry's refusal as docker's pull does, and say of a document that is none what it was asked for."""
     name = ref.familiar_repository
     try:
         yield
+    except InvalidManifest as error:
+        raise InvalidManifest(f"pull {ref.familiar}: {error}") from error
     except Refused as error:
         what = {
             "denied": f"pull access denied for {name}, repository does not exist or may require 'minidocker login'",

@@ -12,6 +12,7 @@ from minidocker import explain
 from minidocker.build.context import Source
 from minidocker.build.tree import Tree
 from minidocker.errors import BuildError
+from minidocker.linux import trees
 
 _NEW_FOLDER = stat.S_IFDIR | 0o755
 _HIDDEN_ATTRIBUTES = ("trusted.overlay.", "user.overlay.")
@@ -179,8 +180,6 @@ def apply(entries: Iterable[Entry], upper: str) -> None:
 def _make(entry: Entry, path: str) -> None:
     kind = stat.S_IFMT(entry.mode)
     if os.path.lexists(path) and not (kind == stat.S_IFDIR and os.path.isdir(path) and not os.path.islink(path)):
-        from minidocker.linux import trees
-
         trees.delete(path)
     if kind == stat.S_IFDIR:
         if not os.path.isdir(path):

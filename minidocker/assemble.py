@@ -4,12 +4,13 @@ See: OCI image-spec, conversion.md; docker run's reference, "Overriding image de
 """
 
 import os
+import stat
 from typing import Any
 
 from minidocker.container import cgroups, ports
 from minidocker.container.lifecycle import merge_env
 from minidocker.container.options import RunOptions, parse_security
-from minidocker.container.spec import SECCOMP_DEFAULT, SECCOMP_UNCONFINED, Limits, Mount, Spec
+from minidocker.container.spec import SECCOMP_DEFAULT, SECCOMP_UNCONFINED, Limits, Mount, Spec, Throttle
 from minidocker.errors import InvalidArgument
 from minidocker.image.oci import ImageConfig
 from minidocker.linux import userns
@@ -58,7 +59,7 @@ def specify(container_id: str, image: ImageConfig, options: RunOptions, root: st
         ports=tuple(dict.fromkeys(published)),
         exposed=exposed,
         extra_hosts=options.extra_hosts,
-        limits=Limits(options.memory, options.cpus, options.pids_limit),
+        limits=limits(options),
         capabilities=capabilities,
         privileged=options.privileged,
         no_new_privileges=security.no_new_privileges,
@@ -69,6 +70,32 @@ def specify(container_id: str, image: ImageConfig, options: RunOptions, root: st
         remove=options.remove,
         labels=tuple({**(config.get("Labels") or {}), **dict(options.labels)}.items()),
     )
+
+
+def limits(options: RunOptions) -> Limits:
+    """Return the limits, with the numbers that the kernel knows the disks by.
+
+    Raises: InvalidArgument for a device that is not there.
+    """
+    asked = {
+        "read_bps": options.device_read_bps,
+        "write_bps": options.device_write_bps,
+        "read_iops": options.device_read_iops,
+        "write_iops": options.device_write_iops,
+    }
+    throttles = [Throttle(path, _number(path), what, rate) for what, pairs in asked.items() for path, rate in pairs]
+    return Limits(options.memory, options.cpus, options.pids_limit, options.blkio_weight, tuple(throttles))
+
+
+def _number(path: str) -> str:
+    """Return the `major:minor` of a disk."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        raise InvalidArgument(f"stat {path}: no such file or directory: this machine has no such disk") from None
+    if not stat.S_ISBLK(status.st_mode):
+        raise InvalidArgument(f"{path} is not a disk: only what a block device reads and writes can be limited")
+    return f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
 
 
 def arguments(config: Json, options: RunOptions) -> tuple[str, ...]:

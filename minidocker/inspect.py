@@ -116,6 +116,11 @@ def _host_config(container: Container) -> Json:
         "MemorySwap": spec.limits.memory * 2,
         "NanoCpus": round(spec.limits.cpus * 1e9),
         "PidsLimit": spec.limits.pids or None,
+        "BlkioWeight": spec.limits.io_weight,
+        "BlkioDeviceReadBps": _throttles(spec, "read_bps"),
+        "BlkioDeviceWriteBps": _throttles(spec, "write_bps"),
+        "BlkioDeviceReadIOps": _throttles(spec, "read_iops"),
+        "BlkioDeviceWriteIOps": _throttles(spec, "write_iops"),
     }
 
 
@@ -125,6 +130,10 @@ def _security_opt(spec: Spec) -> list[str]:
     found = ["no-new-privileges"] if spec.no_new_privileges else []
     found += [f"seccomp={spec.seccomp}"] if spec.seccomp != usual else []
     return [*found, "label=disable"] if spec.privileged else found
+
+
+def _throttles(spec: Spec, what: str) -> list[Json] | None:
+    return [{"Path": limit.device, "Rate": limit.rate} for limit in spec.limits.throttles if limit.what == what] or None
 
 
 def _asked_address(port: Port) -> str:

@@ -52,7 +52,7 @@ def main(words: list[str]) -> int:
 
 def run_tests(mode: str, tests: str) -> Outcome:
     """Boot a machine, show what its tests say as they say it, and return how they ended."""
-    machine = vm_image.machine(f"MINIDOCKER_VM={mode} python3 -m pytest -v -rs --color=no {tests}")
+    machine = vm_image.machine(mode, f"MINIDOCKER_VM={mode} python3 -m pytest -v -rs --color=no {tests}")
     print(f"--- vm {mode}: booting", flush=True)
     started, boot, summary, code = time.monotonic(), 0.0, "", -1
     argv = [*qemu(machine, mode), "-serial", "stdio"]
@@ -99,7 +99,7 @@ def console(guest: subprocess.Popen[bytes], log: str, deadline: float) -> Iterat
 
 def shell(mode: str) -> int:
     """Boot a machine with a shell on this terminal."""
-    machine = vm_image.machine("setsid -c sh -i")
+    machine = vm_image.machine(mode, "setsid -c sh -i")
     return subprocess.run([*qemu(machine, mode), "-serial", "stdio"], check=False).returncode
 
 

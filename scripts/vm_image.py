@@ -4,6 +4,7 @@ Each part is a file in the cache, named for a digest of what it was made from, s
 the owners of the files in the disks; nothing is mounted.
 """
 
+import fcntl
 import glob
 import hashlib
 import os
@@ -41,17 +42,24 @@ class Machine(NamedTuple):
     disks: tuple[str, ...]
 
 
-def machine(command: str) -> Machine:
-    """Make what is missing of a machine that runs the shell's `command`."""
+def machine(mode: str, command: str) -> Machine:
+    """Make what is missing of a machine that runs the shell's `command`; two at once come one after the other."""
     os.makedirs(CACHE, exist_ok=True)
+    with open(f"{CACHE}/lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _machine(mode, command)
+
+
+def _machine(mode: str, command: str) -> Machine:
     kernel = made("kernel", (KERNEL,), make_kernel)
     version = os.path.basename(glob.glob(f"{kernel}/lib/modules/*")[0])
-    recipe = (_text(__file__), kernel, *sorted(requirements()), *sorted(_texts(f"{GUEST}/root")))
+    recipe = (_text(__file__), kernel, *_texts(f"{GUEST}/root", f"{GUEST}/init"))
     root = made("root", recipe, lambda path: make_root(path, kernel, version))
     images = made("images", (_text(f"{REGISTRY}/index.json"),), lambda path: make_disk(path, REGISTRY))
+    python = made("python", requirements(), lambda path: install(path, requirements()))
     wheel = made("wheel", _texts(f"{PROJECT}/minidocker", f"{PROJECT}/pyproject.toml"), make_wheel)
-    project = f"{CACHE}/project"  # the tests change too often to keep it
-    make_project(project, wheel, command)
+    project = f"{CACHE}/project.{mode}"  # the tests change too often to keep it
+    make_project(project, python, f"{wheel}/site", command)
     disks = (f"{root}/disk", f"{project}/disk", f"{images}/disk")
     return Machine(f"{kernel}/boot/vmlinuz-{version}", f"{root}/initramfs", disks)
 
@@ -89,7 +97,7 @@ def make_kernel(path: str) -> None:
 
 
 def make_root(path: str, kernel: str, version: str) -> None:
-    """Make the root disk: Debian's smallest variant, the kernel's modules, PyPI's packages and our own few files."""
+    """Make the root disk: Debian's smallest variant, the kernel's modules and our own few files."""
     tree, packages = f"{path}/tree", f"{CACHE}/packages"
     os.makedirs(packages, exist_ok=True)
     mirror = apt_sources()[0].split()[1]
@@ -97,7 +105,6 @@ def make_root(path: str, kernel: str, version: str) -> None:
     quietly(["debootstrap", *options, SUITE, tree, mirror], {**os.environ, **proxies(), "LC_ALL": "C"})
     shutil.copytree(f"{kernel}/lib/modules/{version}", f"{tree}/usr/lib/modules/{version}")
     quietly(["chroot", tree, "depmod", version])
-    install(f"{tree}/usr/local/lib/python3.11/dist-packages", requirements())
     quietly(["cp", "-rT", "--preserve=mode", f"{GUEST}/root", tree])
     quietly(["chroot", tree, "sh", "/etc/minidocker-vm/finish"])
     shutil.rmtree(f"{tree}/var/cache/apt")
@@ -126,11 +133,12 @@ def make_wheel(path: str) -> None:
         quietly([sys.executable, "-m", "compileall", "-q", f"{path}/site"])
 
 
-def make_project(path: str, wheel: str, command: str) -> None:
-    """Make the disk with the engine, its tests and their helpers, and what to do with them."""
+def make_project(path: str, python: str, site: str, command: str) -> None:
+    """Make the disk with the engine and what it needs of PyPI, its tests and their helpers, and what is to be run."""
     shutil.rmtree(path, ignore_errors=True)
     os.makedirs(f"{path}/tree")
-    shutil.copytree(f"{wheel}/site", f"{path}/tree/site")
+    shutil.copytree(python, f"{path}/tree/python")
+    shutil.copytree(site, f"{path}/tree/site")
     for folder in ("tests", "scripts"):
         shutil.copytree(f"{PROJECT}/{folder}", f"{path}/tree/{folder}", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(f"{PROJECT}/pyproject.toml", f"{path}/tree")

@@ -2,6 +2,7 @@
 
 import json
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from minidocker.container import cgroups, etc, logs, names, options, records, ro
 from minidocker.container.lifecycle import merge_env
 from minidocker.container.options import RunOptions
 from minidocker.container.records import Containers, State
-from minidocker.container.spec import Limits, Mount, Port, Spec
+from minidocker.container.spec import Limits, Mount, Port, Spec, Throttle
 from minidocker.errors import (
     AmbiguousPrefix,
     Conflict,
@@ -29,7 +30,7 @@ FULL = Spec(
     layers=("sha256:" + "a" * 64,),
     mounts=(Mount("bind", "/host", "/in", True), Mount("tmpfs", "tmpfs", "/t", options="size=1m")),
     ports=(Port(80, "tcp", "127.0.0.1", 8080),),
-    limits=Limits(1 << 20, 0.5, 10),
+    limits=Limits(1 << 20, 0.5, 10, 300, (Throttle("/dev/sda", "8:0", "read_bps", 1 << 20),)),
     labels=(("a", "b"),),
 )
 
@@ -55,6 +56,38 @@ def test_a_size_that_is_none(text: str) -> None:
 def test_memory_below_what_a_process_needs() -> None:
     with pytest.raises(InvalidArgument, match="minimum memory limit allowed is 6MB"):
         options.parse_memory("1m")
+
+
+def test_rates_of_disks() -> None:
+    assert options.parse_rate("/dev/sda:1mb") == ("/dev/sda", 1 << 20)
+    assert options.parse_operations("/dev/sda:100") == ("/dev/sda", 100)
+    assert [options.parse_weight(text) for text in ("0", "10", "1000")] == [0, 10, 1000]
+
+
+@pytest.mark.parametrize(
+    ("read", "text", "complaint"),
+    [
+        (options.parse_rate, "/dev/sda", "bad format: /dev/sda"),
+        (options.parse_rate, "sda:1mb", "bad format for device path: sda:1mb"),
+        (options.parse_rate, "/dev/sda:fast", r"invalid rate for device: /dev/sda:fast\. The correct format is"),
+        (options.parse_rate, "/dev/sda:-1", "invalid rate for device"),
+        (options.parse_operations, "/dev/sda:1mb", r"invalid rate for device: /dev/sda:1mb\. The correct format is"),
+        (options.parse_operations, "/dev/sda:", "invalid rate for device"),
+        (options.parse_weight, "9", "Range of blkio weight is from 10 to 1000"),
+        (options.parse_weight, "1001", "Range of blkio weight is from 10 to 1000"),
+        (options.parse_weight, "x", "Range of blkio weight is from 10 to 1000"),
+    ],
+)
+def test_a_rate_that_is_none(read: Callable[[str], object], text: str, complaint: str) -> None:
+    with pytest.raises(InvalidArgument, match=complaint):
+        read(text)
+
+
+def test_only_a_disk_can_be_limited() -> None:
+    with pytest.raises(InvalidArgument, match="stat /dev/nope: no such file or directory"):
+        assemble.limits(RunOptions(device_read_bps=(("/dev/nope", 1),)))
+    with pytest.raises(InvalidArgument, match="/dev/null is not a disk"):
+        assemble.limits(RunOptions(device_write_iops=(("/dev/null", 1),)))
 
 
 @pytest.mark.parametrize(
@@ -125,12 +158,75 @@ def test_limits_under_version_1() -> None:
     assert plan.writes[-len(cgroups.DEVICE_RULES) - 1].value == "a"  # all is denied first, then some allowed
 
 
+def test_disks_under_version_1() -> None:
+    throttles = (Throttle("/dev/sda", "8:0", "read_bps", 1 << 20), Throttle("/dev/sda", "8:0", "write_iops", 50))
+    plan = cgroups.plan("abc", Limits(io_weight=300, throttles=throttles), V1, any_device=True)
+    folder = "/sys/fs/cgroup/blkio/minidocker/abc"
+    assert plan.writes == (
+        cgroups.Write(f"{folder}/blkio.bfq.weight", "300", optional=True),
+        cgroups.Write(f"{folder}/blkio.throttle.read_bps_device", f"8:0 {1 << 20}"),
+        cgroups.Write(f"{folder}/blkio.throttle.write_iops_device", "8:0 50"),
+    )
+
+
+V2 = {"unified": "/sys/fs/cgroup"}
+
+
 def test_limits_under_version_2() -> None:
-    plan = cgroups.plan("abc", Limits(64 << 20, 0.5, 20), {"unified": "/sys/fs/cgroup"})
-    assert plan.folders == ("/sys/fs/cgroup/minidocker/abc",)
-    assert cgroups.Write("/sys/fs/cgroup/minidocker/abc/cpu.max", "50000 100000") in plan.writes
-    assert cgroups.Write("/sys/fs/cgroup/minidocker/abc/memory.max", str(64 << 20)) in plan.writes
-    assert plan.writes[0] == cgroups.Write("/sys/fs/cgroup/cgroup.subtree_control", "+cpu +memory +pids")
+    plan = cgroups.plan("abc", Limits(64 << 20, 0.5, 20), V2)
+    folder = "/sys/fs/cgroup/minidocker/abc"
+    assert (plan.version, plan.folders) == (2, (folder,))
+    assert [write for write in plan.writes if not write.optional] == [
+        cgroups.Write(f"{folder}/memory.max", str(64 << 20)),
+        cgroups.Write(f"{folder}/cpu.max", "50000 100000"),
+        cgroups.Write(f"{folder}/pids.max", "20"),
+    ]
+    assert plan.devices == cgroups.DEVICE_RULES
+
+
+def test_each_folder_above_hands_the_controllers_down_first() -> None:
+    writes = cgroups.plan("abc", Limits(64 << 20), V2).writes
+    handed = [("", name) for name in ("cpu", "memory", "pids", "io")]
+    handed += [("/minidocker", name) for name in ("cpu", "memory", "pids", "io")]
+    assert writes[:8] == tuple(
+        cgroups.Write(f"/sys/fs/cgroup{folder}/cgroup.subtree_control", f"+{name}", optional=True)
+        for folder, name in handed
+    )
+
+
+def test_a_folder_that_systemd_gave_is_divided() -> None:
+    plan = cgroups.plan("abc", Limits(pids=9), {**V2, "delegated": "/sys/fs/cgroup/minidocker.slice/x.scope"})
+    scope = "/sys/fs/cgroup/minidocker.slice/x.scope"
+    assert plan.folders == (f"{scope}/container",)
+    assert plan.writes[-1] == cgroups.Write(f"{scope}/container/pids.max", "9")
+    assert {write.path for write in plan.writes[:-1]} == {f"{scope}/cgroup.subtree_control"}
+
+
+def test_disks_under_version_2() -> None:
+    throttles = (Throttle("/dev/sda", "8:0", "read_bps", 1 << 20), Throttle("/dev/sda", "8:0", "write_iops", 50))
+    plan = cgroups.plan("abc", Limits(io_weight=10, throttles=throttles), V2)
+    folder = "/sys/fs/cgroup/minidocker/abc"
+    assert plan.writes[8:] == (
+        cgroups.Write(f"{folder}/io.bfq.weight", "10", optional=True),
+        cgroups.Write(f"{folder}/io.weight", "default 1", optional=True),
+        cgroups.Write(f"{folder}/io.max", f"8:0 rbps={1 << 20}"),
+        cgroups.Write(f"{folder}/io.max", "8:0 wiops=50"),
+    )
+    heaviest = cgroups.plan("abc", Limits(io_weight=1000), V2).writes
+    assert cgroups.Write(f"{folder}/io.weight", "default 10000", optional=True) in heaviest
+
+
+@pytest.mark.parametrize(("places", "limited"), [(V1, True), (V2, True), ({"pids": "/p"}, False), ({}, False)])
+def test_devices_are_limited_where_the_kernel_is_asked(places: dict[str, str], limited: bool) -> None:
+    assert cgroups.devices_are_limited(places) == limited
+
+
+def test_a_limit_without_its_controller_is_no_container(tmp_path: Path) -> None:
+    """As in an ordinary user's cgroups, to which not every controller is handed down."""
+    plan = cgroups.plan("abc", Limits(pids=9), {"unified": str(tmp_path)}, any_device=True)
+    with pytest.raises(StartError, match=r"cannot limit the container: there is no .*/minidocker/abc/pids\.max"):
+        cgroups.create(plan)
+    cgroups.create(plan._replace(writes=plan.writes[:-1]))  # what is only optional may be missing
 
 
 def test_a_limit_that_cannot_be_set_is_no_container() -> None:
@@ -141,7 +237,7 @@ def test_a_limit_that_cannot_be_set_is_no_container() -> None:
 
 
 def test_a_privileged_container_may_use_any_device() -> None:
-    assert not cgroups.plan("abc", Limits(), V1, privileged=True).writes
+    assert not cgroups.plan("abc", Limits(), V1, any_device=True).writes
 
 
 def test_the_overlay_has_the_topmost_layer_first_and_ours_above() -> None:

@@ -11,6 +11,7 @@ from minidocker.container.spec import Mount, Port
 from minidocker.errors import InvalidArgument
 
 NETWORKS = ("bridge", "none", "host")
+_IOPS = "parse_operations"
 
 
 def _lazily(name: str) -> Callable[[str], Any]:
@@ -67,10 +68,15 @@ def _network(text: str) -> str:
 OPTIONS = (
     Option("add-host", "list", "Add a custom host-to-IP mapping (host:ip)", read=extra_host),
     Option("attach", "list", "Attach to STDIN, STDOUT or STDERR", "a", read=_stream_name),
+    Option("blkio-weight", "uint16", "Block IO (relative weight), between 10 and 1000", "", 0, _lazily("parse_weight")),
     Option("cap-add", "list", "Add Linux capabilities"),
     Option("cap-drop", "list", "Drop Linux capabilities"),
     Option("cidfile", "string", "Write the container ID to the file", default=""),
     Option("cpus", "decimal", "Number of CPUs", default=0.0, read=decimal),
+    Option("device-read-bps", "list", "Limit read rate (bytes per second) from a device", read=_lazily("parse_rate")),
+    Option("device-read-iops", "list", "Limit read rate (IO per second) from a device", read=_lazily(_IOPS)),
+    Option("device-write-bps", "list", "Limit write rate (bytes per second) to a device", read=_lazily("parse_rate")),
+    Option("device-write-iops", "list", "Limit write rate (IO per second) to a device", read=_lazily(_IOPS)),
     Option("entrypoint", "string", "Overwrite the default ENTRYPOINT of the image"),
     Option("env", "list", "Set environment variables", "e", read=environment_variable),
     Option("env-file", "list", "Read in a file of environment variables"),
@@ -137,6 +143,11 @@ def run_options(call: Call, detach: bool) -> RunOptions:
         memory=call["memory"],
         cpus=call["cpus"],
         pids_limit=max(call["pids-limit"], 0),
+        blkio_weight=call["blkio-weight"],
+        device_read_bps=tuple(call["device-read-bps"]),
+        device_read_iops=tuple(call["device-read-iops"]),
+        device_write_bps=tuple(call["device-write-bps"]),
+        device_write_iops=tuple(call["device-write-iops"]),
         privileged=call["privileged"],
         cap_add=tuple(call["cap-add"]),
         cap_drop=tuple(call["cap-drop"]),

@@ -67,11 +67,21 @@ def _ports(value: Mapping[str | int, Any]) -> tuple[Port, ...]:
     return tuple(found)
 
 
+def _rates(value: Iterable[Mapping[str, Any]]) -> tuple[tuple[str, int], ...]:
+    """Read limits of disks: `[{"Path": "/dev/sda", "Rate": 1000}]`."""
+    return tuple((limit["Path"], limit["Rate"]) for limit in value)
+
+
 _KEYWORDS: dict[str, tuple[str, Any]] = {
     "auto_remove": ("remove", bool),
+    "blkio_weight": ("blkio_weight", int),
     "cap_add": ("cap_add", tuple),
     "cap_drop": ("cap_drop", tuple),
     "detach": ("detach", bool),
+    "device_read_bps": ("device_read_bps", _rates),
+    "device_read_iops": ("device_read_iops", _rates),
+    "device_write_bps": ("device_write_bps", _rates),
+    "device_write_iops": ("device_write_iops", _rates),
     "entrypoint": ("entrypoint", words),
     "environment": ("env", pairs),
     "extra_hosts": ("extra_hosts", _hosts),

@@ -6,19 +6,25 @@ See: cgroups(7); the kernel's admin-guide/cgroup-v1/ and admin-guide/cgroup-v2.r
 """
 
 import contextlib
+import glob
 import os
 import shlex
 import time
 from typing import NamedTuple
 
 from minidocker import explain
+from minidocker.container import systemd
 from minidocker.container.spec import Limits
 from minidocker.errors import StartError
+from minidocker.linux import bpf, userns
 
 PARENT = "minidocker"
-CONTROLLERS = ("memory", "cpu", "cpuacct", "pids", "devices")
+CONTROLLERS = ("memory", "cpu", "cpuacct", "pids", "devices", "blkio")
+_HANDED_DOWN = ("cpu", "memory", "pids", "io")  # what version 2 has of them, by its names
 # As much swap as memory, as docker gives: without a limit, a container would go on in swap. A kernel may not count it.
-_MEMORY_AND_SWAP = "memory.memsw.limit_in_bytes"
+# Weights count only where the disk's scheduler is one that knows them; docker, too, goes on without.
+_OPTIONAL = ("memory.memsw.limit_in_bytes", "blkio.bfq.weight")
+_IO_MAX = {"read_bps": "rbps", "write_bps": "wbps", "read_iops": "riops", "write_iops": "wiops"}
 _PERIOD = 100_000  # microseconds in which a container may use its share of the processors
 
 # The device nodes that docker's default container may use: kind, major:minor, and read/write/mknod.
@@ -31,7 +37,7 @@ DEVICE_RULES = (
 
 
 class Write(NamedTuple):
-    """One value written to one control file; an `optional` one is not in every kernel."""
+    """One value written to one control file; an `optional` one is not to be had everywhere."""
 
     path: str
     value: str
@@ -39,18 +45,27 @@ class Write(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """A container's place in the hierarchies: the folders to make, then what to write into them."""
+    """A container's place in the hierarchies: the folders to make, then what to write into them.
+
+    `devices` are rules which version 2 takes as a program only: see `minidocker.linux.bpf`.
+    """
 
     version: int
     folders: tuple[str, ...]
     writes: tuple[Write, ...]
+    devices: tuple[str, ...] = ()
 
 
 def mounted() -> dict[str, str]:
     """Return where each hierarchy is mounted: by controller for version 1, under the name `unified` for version 2.
 
-    One that this user may not write to is left out. See: proc_pid_mountinfo(5).
+    One that this user may not write to is left out.
     """
+    return {controller: place for controller, place in _mount_points().items() if os.access(place, os.W_OK)}
+
+
+def _mount_points() -> dict[str, str]:
+    """Return where each hierarchy is mounted. See: proc_pid_mountinfo(5)."""
     places: dict[str, str] = {}
     with open("/proc/self/mountinfo") as mountinfo:
         for line in mountinfo:
@@ -63,18 +78,55 @@ def mounted() -> dict[str, str]:
                 for controller in options.strip().split(","):
                     if controller in CONTROLLERS:
                         places.setdefault(controller, target)
-    return {controller: place for controller, place in places.items() if os.access(place, os.W_OK)}
+    return places
 
 
-def plan(container_id: str, limits: Limits, places: dict[str, str], privileged: bool = False) -> Plan:
-    """Work out a container's cgroups. Pure.
+def version(places: dict[str, str]) -> int:
+    """Return the version that limits are set by; 0 where there is none. Pure.
 
     Version 1 is used where any of its controllers is mounted: a controller belongs to one version at a time.
     """
     if any(controller in places for controller in CONTROLLERS):
-        return _plan_v1(container_id, limits, places, privileged)
-    if "unified" in places:
-        return _plan_v2(container_id, limits, places["unified"])
+        return 1
+    return 2 if "unified" in places else 0
+
+
+def prepare(container_id: str, limits: Limits, privileged: bool) -> Plan:
+    """Find the place for a container's cgroups, and work out what they are to be.
+
+    A process of an ordinary user's namespace opens no device nodes but those that it was given, whatever it is allowed.
+
+    Raises: StartError.
+    """
+    return plan(container_id, limits, settle(container_id), privileged or userns.is_mapped())
+
+
+def settle(container_id: str) -> dict[str, str]:
+    """Find the place for a container's cgroups; return as `mounted`, and under `delegated` a folder of our own.
+
+    Under version 2, systemd is asked for that folder, where there is a systemd: this process moves into it. Without
+    one, or with one that refuses, root makes its own folder at the top, and an ordinary user has none.
+    """
+    everywhere = _mount_points()
+    manager = systemd.manager() if version(everywhere) == 2 else ""
+    if manager:
+        unit = f"minidocker-{container_id}-{os.getpid()}.scope"
+        with contextlib.suppress(StartError, OSError):
+            scope = everywhere["unified"] + systemd.enter_scope(manager, unit, f"Container {container_id[:12]}")
+            # A folder that hands controllers down holds no processes itself: we go a step further down.
+            own = Plan(2, (f"{scope}/shim",), ())
+            create(own)
+            enter(own, os.getpid())
+            return {**everywhere, "delegated": scope}
+    return mounted()
+
+
+def plan(container_id: str, limits: Limits, places: dict[str, str], any_device: bool = False) -> Plan:
+    """Work out a container's cgroups. Pure. With `any_device`, it may open every device node it finds or makes."""
+    if version(places) == 1:
+        return _plan_v1(container_id, limits, places, any_device)
+    if version(places) == 2:
+        return _plan_v2(container_id, limits, places, any_device)
     if limits != Limits():
         raise StartError(
             "cannot limit the container: there are no cgroups that this user may write to; see 'minidocker doctor'"
@@ -82,18 +134,22 @@ def plan(container_id: str, limits: Limits, places: dict[str, str], privileged: 
     return Plan(0, (), ())
 
 
-def _plan_v1(container_id: str, limits: Limits, places: dict[str, str], privileged: bool) -> Plan:
-    folders = {name: f"{place}/{PARENT}/{container_id}" for name, place in places.items() if name != "unified"}
+def _plan_v1(container_id: str, limits: Limits, places: dict[str, str], any_device: bool) -> Plan:
+    folders = {name: f"{places[name]}/{PARENT}/{container_id}" for name in CONTROLLERS if name in places}
     writes: list[tuple[str, str, str]] = []
     if limits.memory:
         writes.append(("memory", "memory.limit_in_bytes", str(limits.memory)))
-        writes.append(("memory", _MEMORY_AND_SWAP, str(2 * limits.memory)))
+        writes.append(("memory", "memory.memsw.limit_in_bytes", str(2 * limits.memory)))
     if limits.cpus:
         writes.append(("cpu", "cpu.cfs_period_us", str(_PERIOD)))
         writes.append(("cpu", "cpu.cfs_quota_us", str(int(limits.cpus * _PERIOD))))
     if limits.pids > 0:
         writes.append(("pids", "pids.max", str(limits.pids)))
-    if not privileged:
+    if limits.io_weight:
+        writes.append(("blkio", "blkio.bfq.weight", str(limits.io_weight)))
+    for throttle in limits.throttles:
+        writes.append(("blkio", f"blkio.throttle.{throttle.what}_device", f"{throttle.number} {throttle.rate}"))
+    if not any_device:
         writes.append(("devices", "devices.deny", "a"))
         writes += [("devices", "devices.allow", rule) for rule in DEVICE_RULES]
     for name, _, _ in writes:
@@ -103,18 +159,24 @@ def _plan_v1(container_id: str, limits: Limits, places: dict[str, str], privileg
         1,
         tuple(dict.fromkeys(folders.values())),
         tuple(
-            Write(f"{folders[name]}/{file}", value, optional=file == _MEMORY_AND_SWAP)
+            Write(f"{folders[name]}/{file}", value, optional=file in _OPTIONAL)
             for name, file, value in writes
             if name in folders
         ),
     )
 
 
-def _plan_v2(container_id: str, limits: Limits, place: str) -> Plan:
-    parent = f"{place}/{PARENT}"
-    folder = f"{parent}/{container_id}"
-    # A controller is usable in a folder only when every folder above hands it down.
-    writes = [Write(f"{above}/cgroup.subtree_control", "+cpu +memory +pids") for above in (place, parent)]
+def _plan_v2(container_id: str, limits: Limits, places: dict[str, str], any_device: bool) -> Plan:
+    if "delegated" in places:
+        above = [places["delegated"]]
+        folder = f"{above[0]}/container"
+    else:
+        above = [places["unified"], f"{places['unified']}/{PARENT}"]
+        folder = f"{above[1]}/{container_id}"
+    # A controller is usable in a folder only when every folder above hands it down. One that is missing is missed
+    # where a limit needs it.
+    handed_down = [(parent, name) for parent in above for name in _HANDED_DOWN]
+    writes = [Write(f"{parent}/cgroup.subtree_control", f"+{name}", optional=True) for parent, name in handed_down]
     if limits.memory:
         writes.append(Write(f"{folder}/memory.max", str(limits.memory)))
         writes.append(Write(f"{folder}/memory.swap.max", str(limits.memory), optional=True))
@@ -122,42 +184,75 @@ def _plan_v2(container_id: str, limits: Limits, place: str) -> Plan:
         writes.append(Write(f"{folder}/cpu.max", f"{int(limits.cpus * _PERIOD)} {_PERIOD}"))
     if limits.pids > 0:
         writes.append(Write(f"{folder}/pids.max", str(limits.pids)))
-    return Plan(2, (folder,), tuple(writes))
+    if limits.io_weight:  # docker's 10 to 1000, which is the scheduler bfq's; the kernel's own go from 1 to 10000
+        writes.append(Write(f"{folder}/io.bfq.weight", str(limits.io_weight), optional=True))
+        weight = 1 + (limits.io_weight - 10) * 9999 // 990
+        writes.append(Write(f"{folder}/io.weight", f"default {weight}", optional=True))
+    for throttle in limits.throttles:
+        writes.append(Write(f"{folder}/io.max", f"{throttle.number} {_IO_MAX[throttle.what]}={throttle.rate}"))
+    return Plan(2, (folder,), tuple(writes), () if any_device else DEVICE_RULES)
 
 
 def devices_are_limited(places: dict[str, str]) -> bool:
-    """Say whether the kernel keeps a container from opening device nodes that it makes itself."""
-    return "devices" in places
+    """Say whether the kernel keeps a container from opening device nodes that it makes itself. Pure."""
+    return "devices" in places or version(places) == 2
 
 
 def create(made: Plan) -> None:
-    """Make the folders and write the limits."""
+    """Make the folders and write the limits.
+
+    Raises: StartError for a limit whose controller this place does not have, OSError.
+    """
     for folder in made.folders:
         explain.step(f"mkdir({folder})", f"mkdir -p {folder}")
         os.makedirs(folder, exist_ok=True)
     for write in made.writes:
-        if write.optional and not os.path.exists(write.path):
-            continue
         explain.step(f"write({write.path}, {write.value!r})", f"echo {shlex.quote(write.value)} > {write.path}")
-        with open(write.path, "w") as file:
-            file.write(write.value)
+        try:
+            _write(write.path, write.value)
+        except FileNotFoundError:
+            if not write.optional:
+                raise StartError(
+                    f"cannot limit the container: there is no {write.path}; this user's cgroups, or this kernel, lack "
+                    f"the controller: see 'minidocker doctor'"
+                ) from None
+        except OSError:
+            if not write.optional:
+                raise
+    if made.devices:
+        bpf.limit_devices(made.folders[0], made.devices)
+
+
+def _write(path: str, value: str) -> None:
+    """Write one value to a control file. It is not created where it is missing."""
+    file = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(file, value.encode())
+    finally:
+        os.close(file)
 
 
 def enter(made: Plan, pid: int) -> None:
-    """Move a process into the container's cgroups; its children follow it."""
+    """Move a process into the cgroups of a plan; its children follow it."""
     for folder in made.folders:
         explain.step(f"write({folder}/cgroup.procs, {pid})", f"echo {pid} > {folder}/cgroup.procs")
-        with open(f"{folder}/cgroup.procs", "w") as file:
-            file.write(str(pid))
+        _write(f"{folder}/cgroup.procs", str(pid))
 
 
-def processes(made: Plan) -> list[int]:
-    """Return the process ids, as the caller's pid namespace sees them, that are in the container's cgroups."""
-    try:
-        with open(f"{made.folders[0]}/cgroup.procs") as file:
-            return [int(line) for line in file]
-    except (FileNotFoundError, IndexError):
-        return []
+def of(container_id: str, pid: int) -> Plan:
+    """Return the cgroups of a running container, which its first process is in; none where it was given none.
+
+    See: cgroups(7), /proc/PID/cgroup.
+    """
+    places = _mount_points()
+    found = []
+    with open(f"/proc/{pid}/cgroup") as file:
+        for line in file:
+            _, names, path = line.rstrip("\n").split(":", 2)
+            place = places.get(names.split(",")[0] or "unified")
+            if place and container_id in path:
+                found.append(place + path)
+    return Plan(version(places), tuple(found), ())
 
 
 def oom_kills(made: Plan) -> int:
@@ -188,7 +283,10 @@ def remove(made: Plan, patience: float = 2.0) -> None:
                 time.sleep(0.005)
 
 
-def existing(container_id: str, places: dict[str, str]) -> Plan:
-    """Return the folders that a container has, to clean up after it."""
-    made = plan(container_id, Limits(), places)
-    return made._replace(writes=())
+def existing(container_id: str) -> Plan:
+    """Return the folders that a container's shim has left, to clean up after it. A scope itself systemd takes back."""
+    places = _mount_points()
+    own = [f"{place}/{PARENT}/{container_id}" for place in places.values()]
+    if version(places) == 2:
+        own += glob.glob(f"{places['unified']}/{systemd.slice_path()}/minidocker-{container_id}-*.scope/container")
+    return Plan(version(places), tuple(folder for folder in dict.fromkeys(own) if os.path.isdir(folder)), ())

@@ -61,7 +61,7 @@ def after_dead_shim(containers: Containers, container: Container) -> None:
         return
     state = container.state
     disconnect(containers, container.id)
-    cgroups.remove(cgroups.existing(container.id, cgroups.mounted()))
+    cgroups.remove(cgroups.existing(container.id))
     remove_run_folder(containers, container.id)
     if state.status == records.EXITED:
         containers.write_state(container.id, state._replace(finished=state.finished or records.now()))

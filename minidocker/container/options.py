@@ -18,6 +18,7 @@ class RunOptions(NamedTuple):
 
     `entrypoint` None leaves the image's, an empty tuple clears it. `env` holds `NAME=value` (the caller has resolved
     bare names against its own environment). `mounts` come from `parse_volume` and `parse_tmpfs`. `memory` is in bytes.
+    The disks' limits are pairs of a device's path and a rate: bytes a second, or operations a second.
     `security_opt` is for `parse_security`.
     """
 
@@ -43,6 +44,11 @@ class RunOptions(NamedTuple):
     memory: int = 0
     cpus: float = 0.0
     pids_limit: int = 0
+    blkio_weight: int = 0
+    device_read_bps: tuple[tuple[str, int], ...] = ()
+    device_read_iops: tuple[tuple[str, int], ...] = ()
+    device_write_bps: tuple[tuple[str, int], ...] = ()
+    device_write_iops: tuple[tuple[str, int], ...] = ()
     privileged: bool = False
     cap_add: tuple[str, ...] = ()
     cap_drop: tuple[str, ...] = ()
@@ -92,6 +98,52 @@ def parse_memory(text: str) -> int:
     if 0 < size < SMALLEST_MEMORY:
         raise InvalidArgument("minimum memory limit allowed is 6MB")
     return size
+
+
+def parse_rate(text: str) -> tuple[str, int]:
+    """Read `/dev/sda:1mb`: a device, and how many bytes a second.
+
+    Raises: InvalidArgument, in docker's words.
+    """
+    form = "The correct format is <device-path>:<number>[<unit>]. Number must be a positive integer"
+    device, rate = _device_and_rate(text)
+    try:
+        return device, parse_size(rate)
+    except InvalidArgument:
+        raise InvalidArgument(
+            f"invalid rate for device: {text}. {form}. Unit is optional and can be kb, mb, or gb"
+        ) from None
+
+
+def parse_operations(text: str) -> tuple[str, int]:
+    """Read `/dev/sda:100`: a device, and how many operations a second.
+
+    Raises: InvalidArgument, in docker's words.
+    """
+    device, rate = _device_and_rate(text)
+    if not rate.isdecimal():
+        form = "The correct format is <device-path>:<number>. Number must be a positive integer"
+        raise InvalidArgument(f"invalid rate for device: {text}. {form}")
+    return device, int(rate)
+
+
+def _device_and_rate(text: str) -> tuple[str, str]:
+    device, colon, rate = text.partition(":")
+    if not colon:
+        raise InvalidArgument(f"bad format: {text}")
+    if not device.startswith("/dev/"):
+        raise InvalidArgument(f"bad format for device path: {text}")
+    return device, rate
+
+
+def parse_weight(text: str) -> int:
+    """Return a share of the disks, 10 to 1000; 0 leaves it as it is.
+
+    Raises: InvalidArgument, in docker's words.
+    """
+    if not text.isdecimal() or not (int(text) == 0 or 10 <= int(text) <= 1000):
+        raise InvalidArgument("Range of blkio weight is from 10 to 1000")
+    return int(text)
 
 
 def parse_volume(text: str) -> Mount:

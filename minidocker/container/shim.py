@@ -21,7 +21,7 @@ from minidocker.container import cgroups, cleanup, namespaces, records, remap, r
 from minidocker.container.relay import Relay
 from minidocker.container.spec import Port, Spec
 from minidocker.errors import MinidockerError, StartError
-from minidocker.linux import syscalls
+from minidocker.linux import syscalls, userns
 
 Json = dict[str, Any]
 
@@ -183,7 +183,7 @@ def run(control: Control, request: Json, spec: Spec) -> None:
         if spec.network == "bridge":
             undo.callback(cleanup.disconnect, containers, container_id)
         os.makedirs(containers.run_path(container_id), 0o700, exist_ok=True)
-        limits = cgroups.plan(container_id, spec.limits, cgroups.mounted(), spec.privileged)
+        limits = cgroups.prepare(container_id, spec.limits, spec.privileged)
         undo.callback(cgroups.remove, limits)
         cgroups.create(limits)
 
@@ -280,6 +280,9 @@ def run_beside(control: Control, request: Json, spec: Spec) -> None:
 
 def _join(control: Control, request: Json, spec: Spec, pidfd: int) -> None:
     seccomp = bytes.fromhex(request["seccomp"])
+    limits = cgroups.of(request["id"], request["join"]["pid"])
+    if limits.folders and userns.is_mapped():
+        cgroups.settle(request["id"])  # only from there may an ordinary user move a process to the container's cgroup
     pipes = Pipes(spec)
     child = Child()
     syscalls.setns(pidfd, syscalls.CLONE_NEWPID)  # for our children; we stay
@@ -292,7 +295,7 @@ def _join(control: Control, request: Json, spec: Spec, pidfd: int) -> None:
         if spec.userns:
             remap.give(pipes.for_child, remap.of(request["join"]["pid"]))
         pipes.close_childs()
-        cgroups.enter(cgroups.existing(request["id"], cgroups.mounted()), pid)
+        cgroups.enter(limits, pid)
         child.listen(control, b"apart")
         child.proceed()
         terminal = child.listen(control, b"ready")

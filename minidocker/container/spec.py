@@ -41,12 +41,29 @@ class Mount(NamedTuple):
     name: str = ""
 
 
+class Throttle(NamedTuple):
+    """How fast one disk may be used. `what` is `read_bps`, `write_bps` (bytes), `read_iops` or `write_iops`, a second.
+
+    `number` is the disk's `major:minor`.
+    """
+
+    device: str
+    number: str
+    what: str
+    rate: int
+
+
 class Limits(NamedTuple):
-    """What the container may use at most; 0 is no limit. `memory` in bytes, `cpus` in processors."""
+    """What the container may use at most; 0 is no limit. `memory` in bytes, `cpus` in processors.
+
+    `io_weight`, from 10 to 1000, is its share of a busy disk beside other containers.
+    """
 
     memory: int = 0
     cpus: float = 0.0
     pids: int = 0
+    io_weight: int = 0
+    throttles: tuple[Throttle, ...] = ()
 
 
 class Spec(NamedTuple):
@@ -100,6 +117,8 @@ class Spec(NamedTuple):
         plain: Json = {name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}
         plain["mounts"] = tuple(Mount(**mount) for mount in data["mounts"])
         plain["ports"] = tuple(Port(**port) for port in data["ports"])
-        plain["limits"] = Limits(**data["limits"])
+        plain["limits"] = Limits(**data["limits"])._replace(
+            throttles=tuple(Throttle(*throttle) for throttle in data["limits"].get("throttles", ()))
+        )
         plain["labels"] = tuple((name, value) for name, value in data["labels"])
         return cls(**plain)

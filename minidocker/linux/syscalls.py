@@ -56,6 +56,7 @@ RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_BENEATH = 0x08
 RESOLVE_IN_ROOT = 0x10
 
+_SYS_BPF = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351, "armv7l": 386}
 _SYS_CLONE = {"x86_64": 56, "aarch64": 220, "riscv64": 220, "ppc64le": 120, "s390x": 120, "armv7l": 120}
 _SYS_OPENAT2 = 437  # the same number on every architecture, as for all calls since Linux 5.3
 _SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41, "riscv64": 41, "ppc64le": 203, "s390x": 217, "armv7l": 218}
@@ -282,3 +283,12 @@ def openat2(dirfd: int, path: str | bytes, flags: int, mode: int = 0, resolve: i
         names = {RESOLVE_IN_ROOT: ("RESOLVE_IN_ROOT", ""), RESOLVE_BENEATH: ("RESOLVE_BENEATH", "")}
         _check(result, f"openat2(path={os.fsdecode(path)}, resolve={_flags(resolve, names)})")
     return result
+
+
+def bpf(command: int, attributes: bytes, call: str) -> int:
+    """Have a program for the kernel loaded, or attached to what it is to be asked about; `call` is for the error.
+
+    See: bpf(2).
+    """
+    result: int = _libc.syscall(_SYS_BPF[os.uname().machine], command, attributes, len(attributes))
+    return _check(result, call)

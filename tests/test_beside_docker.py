@@ -109,7 +109,9 @@ OPTIONS = (
     Row("--network host", "hostname; cat /etc/hosts /etc/resolv.conf /etc/hostname; ls /sys/class/net"),
     Row("--cap-add NET_ADMIN --cap-drop CHOWN", words="grep Cap /proc/self/status"),
     Row("--cap-drop all --cap-add cap_net_raw", words="grep Cap /proc/self/status"),
-    Row("--security-opt no-new-privileges", words="grep NoNewPrivs /proc/self/status"),
+    Row("--security-opt no-new-privileges", words="grep -E 'NoNewPrivs|Seccomp' /proc/self/status"),
+    Row("--security-opt seccomp=unconfined", "grep Seccomp /proc/self/status; unshare -U true; unshare -m true; true"),
+    Row("", "grep Seccomp /proc/self/status; unshare -U true; unshare -m true; mount -t tmpfs x /tmp; dmesg; true"),
     Row(
         "-m 64m --cpus 0.5 --pids-limit 50",
         "cd /sys/fs/cgroup; ls; ls -1 cpu memory pids devices; cat memory/memory.limit_in_bytes pids/pids.max "

@@ -500,6 +500,12 @@ def test_unshare(fresh: Ordinary) -> None:
     assert fresh.ok("unshare", *fresh.minidocker, "run", "--rm", "busybox", "echo", "inside") == "inside"
     assert fresh("unshare", "sh", "-c", "exit 5").returncode == 5
     assert fresh("unshare", "nothing-such").returncode == 127
+    inside = fresh.start("unshare", "sleep", "60")
+    until(lambda: "there" if "sleep 60" in fresh.processes().values() else "")
+    fresh.ok("system", "prune", "-f")
+    assert fresh.processes()[holder(fresh)], "what somebody is in stays"
+    inside.kill()
+    inside.wait()
 
 
 def test_doctor_tells_what_is_missing(user: Ordinary, single: Ordinary) -> None:

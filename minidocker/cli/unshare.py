@@ -13,6 +13,7 @@ def unshare(call: Call) -> int:
     if not call.settings.run or not rootless.is_kept(call.settings.run):
         raise MinidockerError("unshare is for ordinary users: root's commands and programs need no user namespace")
     os.environ["MINIDOCKER_ROOT"], os.environ["MINIDOCKER_RUN"] = call.settings.root, call.settings.run
+    rootless.stay_in_use()
     command = call.words or [os.environ.get("SHELL") or "/bin/sh"]
     try:
         os.execvp(command[0], command)

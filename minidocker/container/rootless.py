@@ -138,6 +138,12 @@ def _own_folder(run: str) -> str:
     return f"{run}/rootless"
 
 
+def stay_in_use() -> None:
+    """Let the program that this process becomes keep the namespace in use, as this process does."""
+    for descriptor in _used:
+        os.set_inheritable(descriptor, True)
+
+
 def say_once(run: str, line: str, say: Say) -> None:
     """Tell the user something, unless it was told since the machine has started."""
     note = f"{run}/rootless/said"

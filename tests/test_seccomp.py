@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 import seccompkit
 from minidocker.cli import run_options
+from minidocker.client import keywords
 from minidocker.container import seccomp_compile, seccomp_profile, seccomp_program
 from minidocker.container.options import parse_security
 from minidocker.container.seccomp_profile import ALLOW, ERRNO, Condition, Filter, Host, Rule
@@ -716,6 +717,17 @@ def test_options_that_are_none(option: str, words: str) -> None:
     with pytest.raises(InvalidArgument) as raised:
         parse_security([run_options._security(option)])
     assert words in str(raised.value)
+
+
+def test_options_are_read() -> None:
+    assert parse_security(()) == (False, "")
+    assert parse_security(("no-new-privileges", "seccomp={}")) == (True, "{}")
+    assert parse_security(("no-new-privileges", "no-new-privileges:false", "seccomp:unconfined")) == (
+        False,
+        "unconfined",
+    )
+    asked = keywords.run_options(None, {"security_opt": ["seccomp=unconfined", "no-new-privileges:true"]})
+    assert parse_security(asked.security_opt) == (True, "unconfined")
 
 
 @pytest.mark.root

@@ -231,8 +231,8 @@ class ContainerCollection:
 
         `asked` are docker-py's: `auto_remove`, `cap_add`, `cap_drop`, `detach`, `entrypoint`, `environment`,
         `extra_hosts`, `hostname`, `init`, `labels`, `mem_limit`, `name`, `nano_cpus`, `network`, `network_mode`,
-        `pids_limit`, `platform`, `ports`, `privileged`, `publish_all_ports`, `read_only`, `stdin_open`,
-        `stop_signal`, `tmpfs`, `tty`, `user`, `volumes`, `working_dir`.
+        `pids_limit`, `platform`, `ports`, `privileged`, `publish_all_ports`, `read_only`, `security_opt`,
+        `stdin_open`, `stop_signal`, `tmpfs`, `tty`, `user`, `volumes`, `working_dir`.
 
         Raises: ContainerError when the program's exit code is not 0; what `engine.run` raises.
         """

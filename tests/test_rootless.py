@@ -356,6 +356,38 @@ def layer_names(archive: str) -> str:
     return subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False).stdout
 
 
+def test_where_the_kernel_refuses_overlayfs_roots_are_copied(fresh: Ordinary) -> None:
+    """An overlay cannot lie on an overlay: its upper directory would have to be on one."""
+    data, base = f"{fresh.account.pw_dir}/.local/share", fresh.base
+    for name in ("lower", "upper", "work"):
+        os.mkdir(f"{base}/{name}")
+        os.chown(f"{base}/{name}", fresh.account.pw_uid, fresh.account.pw_gid)
+    options = f"lowerdir={base}/lower,upperdir={base}/upper,workdir={base}/work"
+    enter = ["nsenter", f"--mount=/proc/{fresh.keeper}/ns/mnt", "--"]
+    subprocess.run([*enter, "mount", "-t", "overlay", "overlay", "-o", options, data], check=True)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(f"{fresh.run}/storage")
+    fresh.ok("pull", "-q", "busybox")
+    first = fresh("run", "--name", "copied", "busybox", "sh", "-c", "rm /etc/group; echo x > /x")
+    assert first.returncode == 0, first.stderr
+    assert "overlayfs cannot be used below" in first.stderr
+    assert fresh.ok("diff", "copied").splitlines() == ["C /etc", "D /etc/group", "A /x"]
+    second = fresh("run", "--rm", "busybox", "echo", "again")
+    assert (second.stdout, second.stderr) == ("again\n", "")
+    assert "every container begins with a copy" in fresh.ok("doctor")
+
+
+def test_newuidmap_is_missing(fresh: Ordinary) -> None:
+    fresh.ok("system", "prune", "-f")
+    tools = f"{fresh.base}/tools"
+    os.mkdir(tools)
+    for tool in ("slirp4netns", "nft"):
+        os.symlink(str(shutil.which(tool)), f"{tools}/{tool}")
+    done = fresh("run", "--rm", "busybox", "cat", "/proc/self/uid_map", env={"PATH": tools})
+    assert done.stdout.split() == ["0", str(fresh.account.pw_uid), "1"]
+    assert "newuidmap is missing, so a container has one user only" in done.stderr
+
+
 # Where things are, and what is killed
 
 

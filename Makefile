@@ -4,7 +4,11 @@ VENV := .venv
 WORKERS ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-unit test-versions check format bench clean
+ROUNDS ?= 300
+REPEAT ?= 300
+SEED ?= 1
+
+.PHONY: help setup demo test test-unit test-versions chaos check format bench clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -25,6 +29,10 @@ test-unit: ## run the tests that need no root and take seconds
 
 test-versions: ## run the unit tests on every Python that minidocker supports
 	@$(PYTHON) scripts/versions.py 3.11 3.12 3.13
+
+chaos: ## kill our processes at random, ROUNDS=300 times from SEED=1, after REPEAT=300 times `run --rm`
+	@$(PYTHON) scripts/prepare.py run
+	$(VENV)/bin/python scripts/chaos.py --rounds $(ROUNDS) --seed $(SEED) --repeat $(REPEAT)
 
 check: ## lint, check the format, check the types
 	$(VENV)/bin/ruff check .

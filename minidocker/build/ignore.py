@@ -6,8 +6,9 @@ matches all below it.
 See: docker build reference, .dockerignore file; Go, filepath.Match.
 """
 
-import os.path
+import os
 import re
+import stat
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -142,6 +143,8 @@ def read(context: str, dockerfile: str) -> Ignore:
     """Read `<Dockerfile>.dockerignore` beside the Dockerfile, or else the context's `.dockerignore`."""
     for path in (f"{dockerfile}.dockerignore", f"{context}/.dockerignore"):
         try:
+            if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would keep us waiting, a device never end
+                continue
             with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
                 return parse(file.read())
         except (FileNotFoundError, NotADirectoryError):

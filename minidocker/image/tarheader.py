@@ -158,6 +158,8 @@ class _Extra:
         """Read format 1.0: before the data, in whole blocks, how many pieces there are and the numbers, a line each."""
         content = self.read(BLOCK)
         count = 2 * decimal(content.partition(b"\n")[0].decode("ascii", "replace"))
+        if count < 0:
+            raise ValueError("a sparse map of less than nothing")
         lines = content.count(b"\n")
         blocks = [content]
         while lines <= count:

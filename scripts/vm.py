@@ -20,7 +20,10 @@ from typing import NamedTuple
 import vm_image
 from prepare import SetUpError, install_packages
 
-MODES = {"plain": "tests/test_limits.py tests/vm", "systemd": "tests/test_limits.py tests/vm"}
+MODES = {
+    "plain": "tests/test_limits.py tests/vm/plain.py",
+    "systemd": "tests/test_limits.py tests/vm/systemd.py tests/vm/ordinary_user.py",
+}
 HOST_PACKAGES = ("qemu-system-x86", "debootstrap", "e2fsprogs")
 LIMIT = int(os.environ.get("MINIDOCKER_VM_SECONDS", "1200"))
 # The kernel says only what is serious, so that the tests can be read; an end of the machine is an end of qemu.

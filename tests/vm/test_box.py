@@ -1,7 +1,0 @@
-"""Nothing yet."""
-
-
-def test_nothing() -> None:
-    import os
-
-    assert os.listdir("/sys/fs/cgroup")

@@ -8,7 +8,7 @@ ROUNDS ?= 300
 REPEAT ?= 300
 SEED ?= 1
 
-.PHONY: help setup demo test test-unit test-versions chaos check format bench clean
+.PHONY: help setup demo test test-unit test-versions chaos check format bench fuzz clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -46,6 +46,10 @@ format: ## format the code and mend what the linter can
 bench: ## measure side by side with docker; writes benchmarks/results.json and the README's table
 	@$(PYTHON) scripts/prepare.py test
 	@$(VENV)/bin/python benchmarks/run.py
+
+fuzz: ## fuzz one reader of strangers' input: make fuzz TARGET=tar SECONDS=60 (see docs/fuzzing.md)
+	$(VENV)/bin/pip install --quiet 'atheris>=3'
+	nice -n 10 $(VENV)/bin/python scripts/fuzz.py $(TARGET) $(or $(SECONDS),60)
 
 clean: ## stop and remove every container, network, mount and cache of ours; images stay in /var/lib/minidocker
 	@if [ -x $(VENV)/bin/python ]; then $(VENV)/bin/python scripts/clean.py; fi

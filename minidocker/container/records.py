@@ -182,11 +182,11 @@ class Containers:
         os.makedirs(self.folder, 0o711, exist_ok=True)
         folder = self.path(container_id or os.urandom(32).hex())
         with contextlib.ExitStack() as holding:
-            with locked(f"{self.folder}/names.lock"):
-                self._free_name(name)
-                os.mkdir(folder, 0o710)
-                holding.enter_context(locked(f"{folder}/lock"))
             try:
+                with locked(f"{self.folder}/names.lock"):
+                    self._free_name(name)
+                    os.mkdir(folder, 0o710)
+                    holding.enter_context(locked(f"{folder}/lock"))
                 container = Container(os.path.basename(folder), name, image, image_id, now(), spec, State())
                 yield container
                 with locked(f"{self.folder}/names.lock"):  # another may have taken the name meanwhile

@@ -65,11 +65,22 @@ def specify(container_id: str, image: ImageConfig, options: RunOptions, root: st
         no_new_privileges=security.no_new_privileges,
         seccomp=seccomp(security.seccomp, capabilities, options.privileged),
         userns=user_namespace(options),
+        devices=options.devices,
+        ulimits=options.ulimits,
+        sysctls=sysctls(options),
         init=options.init,
         stop_signal=options.stop_signal or config.get("StopSignal") or "SIGTERM",
         remove=options.remove,
         labels=tuple({**(config.get("Labels") or {}), **dict(options.labels)}.items()),
     )
+
+
+def sysctls(options: RunOptions) -> tuple[tuple[str, str], ...]:
+    """Return the settings of the kernel. Raises: InvalidArgument for those of a network that is the host's."""
+    for name, _ in options.sysctls:
+        if options.network == "host" and name.startswith("net."):
+            raise InvalidArgument(f"sysctl '{name}' not allowed in host network namespace")
+    return options.sysctls
 
 
 def limits(options: RunOptions) -> Limits:

@@ -116,6 +116,12 @@ def _host_config(container: Container) -> Json:
         "MemorySwap": spec.limits.memory * 2,
         "NanoCpus": round(spec.limits.cpus * 1e9),
         "PidsLimit": spec.limits.pids or None,
+        "Devices": [
+            {"PathOnHost": device.source, "PathInContainer": device.target, "CgroupPermissions": device.permissions}
+            for device in spec.devices
+        ],
+        "Ulimits": [{"Name": limit.name, "Hard": limit.hard, "Soft": limit.soft} for limit in spec.ulimits] or None,
+        **({"Sysctls": dict(spec.sysctls)} if spec.sysctls else {}),
         "BlkioWeight": spec.limits.io_weight,
         "BlkioDeviceReadBps": _throttles(spec, "read_bps"),
         "BlkioDeviceWriteBps": _throttles(spec, "write_bps"),

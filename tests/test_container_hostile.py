@@ -3,6 +3,7 @@
 import os
 import stat
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -230,3 +231,36 @@ def test_the_trial_of_overlayfs_is_not_disturbed_by_another(home: Engine, minido
         processes = [minidocker.start("create", "busybox", "true", stdout=subprocess.DEVNULL) for _ in range(6)]
         assert [process.wait() for process in processes] == [0] * 6
         assert Path(f"{home.run}/storage").read_text() == "overlay"
+
+
+def test_python_of_the_image_is_not_imported(home: Engine, tmp_path: Path) -> None:
+    """A file where the host has this package, or Python's library, would run with the engine's power."""
+    folders = [os.path.dirname(engine.__file__), os.path.dirname(os.__file__)]
+    folders += [f"{folder}/{inner}" for folder, inner in zip(folders, ("container", "encodings"), strict=True)]
+    evil = "import os\nos.write(2, b'evil')\nos.system('touch /evil')\n"
+    container = engine.create(home, "busybox", RunOptions(command=("ls", "/"), network="none", user="\udcff"))
+    for folder in folders:
+        upper = Path(home.containers.path(container.id, "upper") + folder)
+        upper.mkdir(parents=True, exist_ok=True)
+        for name in (
+            "pwd",
+            "grp",
+            "resource",
+            "init",
+            "grants",
+            "idna",
+            "latin_1",
+            "traceback",
+            "linecache",
+            "warnings",
+        ):
+            (upper / f"{name}.py").write_text(evil)
+    with pytest.raises(StartError, match="unable to find user"):
+        engine.start(home, container)
+    assert not os.path.exists(home.containers.path(container.id, "upper", "evil"))
+
+
+def test_nothing_is_imported_once_the_container_is_entered() -> None:
+    code = "from minidocker.container import namespaces; namespaces.forget_how_to_import(); import colorsys"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "No module named 'colorsys'" in done.stderr

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from minidocker.cli.arguments import Call, Option, decimal, whole_number
-from minidocker.container import options, ports
+from minidocker.container import grants, options, ports
 from minidocker.container.options import RunOptions
 from minidocker.container.spec import Mount, Port
 from minidocker.errors import InvalidArgument
@@ -53,6 +53,11 @@ def _pull_policy(text: str) -> str:
     return text
 
 
+def _granted(reader: str) -> Callable[[str], Any]:
+    """Return one of the readers in `minidocker.container.grants`."""
+    return lambda text: getattr(grants, reader)(text)
+
+
 def _userns(text: str) -> str:
     if text not in ("", "host", "remap"):
         raise InvalidArgument("invalid USER mode: it is remap or host")
@@ -73,6 +78,7 @@ OPTIONS = (
     Option("cap-drop", "list", "Drop Linux capabilities"),
     Option("cidfile", "string", "Write the container ID to the file", default=""),
     Option("cpus", "decimal", "Number of CPUs", default=0.0, read=decimal),
+    Option("device", "list", "Add a host device to the container", read=_granted("parse_device")),
     Option("device-read-bps", "list", "Limit read rate (bytes per second) from a device", read=_lazily("parse_rate")),
     Option("device-read-iops", "list", "Limit read rate (IO per second) from a device", read=_lazily(_IOPS)),
     Option("device-write-bps", "list", "Limit write rate (bytes per second) to a device", read=_lazily("parse_rate")),
@@ -101,12 +107,14 @@ OPTIONS = (
     Option("rm", "bool", "Automatically remove the container when it exits"),
     Option("security-opt", "list", "Security Options (no-new-privileges, seccomp=FILE, seccomp=unconfined)"),
     Option("stop-signal", "string", "Signal to stop a container (default that of the image, or SIGTERM)", default=""),
+    Option("sysctl", "list", "Sysctl options", read=_granted("parse_sysctl")),
     Option("tmpfs", "list", "Mount a tmpfs directory"),
     Option("tty", "bool", "Allocate a pseudo-TTY", "t"),
     Option(
         "userns", "string", "User namespace to use (remap|host; default $MINIDOCKER_USERNS)", default="", read=_userns
     ),
     Option("user", "string", "Username or UID (format: <name|uid>[:<group|gid>])", "u", ""),
+    Option("ulimit", "list", "Ulimit options", read=_granted("parse_ulimit")),
     Option("volume", "list", "Bind mount a volume", "v"),
     Option("workdir", "string", "Working directory inside the container", "w", ""),
 )
@@ -152,6 +160,9 @@ def run_options(call: Call, detach: bool) -> RunOptions:
         cap_add=tuple(call["cap-add"]),
         cap_drop=tuple(call["cap-drop"]),
         userns=call["userns"],
+        devices=tuple(call["device"]),
+        ulimits=tuple(call["ulimit"]),
+        sysctls=tuple(dict(call["sysctl"]).items()),
         security_opt=tuple(_security(text) for text in call["security-opt"]),
         init=call["init"],
         stop_signal=call["stop-signal"],

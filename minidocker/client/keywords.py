@@ -4,9 +4,9 @@ import shlex
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from minidocker.container import options, ports
+from minidocker.container import grants, options, ports
 from minidocker.container.options import RunOptions
-from minidocker.container.spec import Mount, Port
+from minidocker.container.spec import Mount, Port, Ulimit
 
 Json = dict[str, Any]
 Words = str | Iterable[str] | None
@@ -72,12 +72,18 @@ def _rates(value: Iterable[Mapping[str, Any]]) -> tuple[tuple[str, int], ...]:
     return tuple((limit["Path"], limit["Rate"]) for limit in value)
 
 
+def _ulimits(value: Iterable[Mapping[str, Any]]) -> tuple[Ulimit, ...]:
+    """Read resource limits: `[{"Name": "nofile", "Soft": 1024, "Hard": 2048}]`."""
+    return tuple(grants.parse_ulimit(f"{limit['Name']}={limit['Soft']}:{limit['Hard']}") for limit in value)
+
+
 _KEYWORDS: dict[str, tuple[str, Any]] = {
     "auto_remove": ("remove", bool),
     "blkio_weight": ("blkio_weight", int),
     "cap_add": ("cap_add", tuple),
     "cap_drop": ("cap_drop", tuple),
     "detach": ("detach", bool),
+    "devices": ("devices", lambda value: tuple(map(grants.parse_device, value))),
     "device_read_bps": ("device_read_bps", _rates),
     "device_read_iops": ("device_read_iops", _rates),
     "device_write_bps": ("device_write_bps", _rates),
@@ -103,8 +109,10 @@ _KEYWORDS: dict[str, tuple[str, Any]] = {
     "userns_mode": ("userns", str),
     "stdin_open": ("interactive", bool),
     "stop_signal": ("stop_signal", str),
+    "sysctls": ("sysctls", lambda value: tuple(grants.parse_sysctl(f"{name}={text}") for name, text in value.items())),
     "tmpfs": ("mounts", _tmpfs),
     "tty": ("terminal", bool),
+    "ulimits": ("ulimits", _ulimits),
     "user": ("user", str),
     "volumes": ("mounts", _volumes),
     "working_dir": ("workdir", str),

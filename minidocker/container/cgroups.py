@@ -91,14 +91,14 @@ def version(places: dict[str, str]) -> int:
     return 2 if "unified" in places else 0
 
 
-def prepare(container_id: str, limits: Limits, privileged: bool) -> Plan:
+def prepare(container_id: str, limits: Limits, privileged: bool, devices: tuple[str, ...] = ()) -> Plan:
     """Find the place for a container's cgroups, and work out what they are to be.
 
     A process of an ordinary user's namespace opens no device nodes but those that it was given, whatever it is allowed.
 
     Raises: StartError.
     """
-    return plan(container_id, limits, settle(container_id), privileged or userns.is_mapped())
+    return plan(container_id, limits, settle(container_id), privileged or userns.is_mapped(), devices)
 
 
 def settle(container_id: str) -> dict[str, str]:
@@ -121,12 +121,18 @@ def settle(container_id: str) -> dict[str, str]:
     return mounted()
 
 
-def plan(container_id: str, limits: Limits, places: dict[str, str], any_device: bool = False) -> Plan:
-    """Work out a container's cgroups. Pure. With `any_device`, it may open every device node it finds or makes."""
+def plan(
+    container_id: str, limits: Limits, places: dict[str, str], any_device: bool = False, devices: tuple[str, ...] = ()
+) -> Plan:
+    """Work out a container's cgroups. Pure.
+
+    `devices` are rules for device nodes beyond docker's; with `any_device` it may open every one it finds or makes.
+    """
+    allowed = () if any_device else (*DEVICE_RULES, *devices)
     if version(places) == 1:
-        return _plan_v1(container_id, limits, places, any_device)
+        return _plan_v1(container_id, limits, places, allowed)
     if version(places) == 2:
-        return _plan_v2(container_id, limits, places, any_device)
+        return _plan_v2(container_id, limits, places, allowed)
     if limits != Limits():
         raise StartError(
             "cannot limit the container: there are no cgroups that this user may write to; see 'minidocker doctor'"
@@ -134,7 +140,7 @@ def plan(container_id: str, limits: Limits, places: dict[str, str], any_device: 
     return Plan(0, (), ())
 
 
-def _plan_v1(container_id: str, limits: Limits, places: dict[str, str], any_device: bool) -> Plan:
+def _plan_v1(container_id: str, limits: Limits, places: dict[str, str], devices: tuple[str, ...]) -> Plan:
     folders = {name: f"{places[name]}/{PARENT}/{container_id}" for name in CONTROLLERS if name in places}
     writes: list[tuple[str, str, str]] = []
     if limits.memory:
@@ -149,9 +155,9 @@ def _plan_v1(container_id: str, limits: Limits, places: dict[str, str], any_devi
         writes.append(("blkio", "blkio.bfq.weight", str(limits.io_weight)))
     for throttle in limits.throttles:
         writes.append(("blkio", f"blkio.throttle.{throttle.what}_device", f"{throttle.number} {throttle.rate}"))
-    if not any_device:
+    if devices:
         writes.append(("devices", "devices.deny", "a"))
-        writes += [("devices", "devices.allow", rule) for rule in DEVICE_RULES]
+        writes += [("devices", "devices.allow", rule) for rule in devices]
     for name, _, _ in writes:
         if name not in folders and name != "devices":  # without it, CAP_MKNOD is withheld: see `engine.create`
             raise StartError(f"cannot limit {name}: this kernel's cgroups have no {name} controller mounted")
@@ -166,7 +172,7 @@ def _plan_v1(container_id: str, limits: Limits, places: dict[str, str], any_devi
     )
 
 
-def _plan_v2(container_id: str, limits: Limits, places: dict[str, str], any_device: bool) -> Plan:
+def _plan_v2(container_id: str, limits: Limits, places: dict[str, str], devices: tuple[str, ...]) -> Plan:
     if "delegated" in places:
         above = [places["delegated"]]
         folder = f"{above[0]}/container"
@@ -190,7 +196,7 @@ def _plan_v2(container_id: str, limits: Limits, places: dict[str, str], any_devi
         writes.append(Write(f"{folder}/io.weight", f"default {weight}", optional=True))
     for throttle in limits.throttles:
         writes.append(Write(f"{folder}/io.max", f"{throttle.number} {_IO_MAX[throttle.what]}={throttle.rate}"))
-    return Plan(2, (folder,), tuple(writes), () if any_device else DEVICE_RULES)
+    return Plan(2, (folder,), tuple(writes), devices)
 
 
 def devices_are_limited(places: dict[str, str]) -> bool:

@@ -9,12 +9,13 @@ import fcntl
 import os
 import signal
 import struct
+import sys
 import termios
 from collections.abc import Callable
 from typing import NamedTuple
 
 from minidocker import explain
-from minidocker.container import init, network, remap, rootfs, security
+from minidocker.container import grants, init, network, remap, rootfs, security
 from minidocker.container.spec import SECCOMP_UNCONFINED, Spec
 from minidocker.errors import StartError
 from minidocker.linux import syscalls
@@ -71,10 +72,12 @@ def be_born(spec: Spec, layout: rootfs.Layout, streams: Streams, parent: Parent,
     if own_network:
         network.bring_up_loopback()
         network.let_users_serve()
+    grants.set_sysctls(spec.sysctls)
     if spec.hostname and own_network:
         syscalls.sethostname(spec.hostname)
     rootfs.refuse_chroot()
     rootfs.build(spec, layout)
+    forget_how_to_import()
     rootfs.pivot(layout.merged, rootfs.without_devices(spec) | (syscalls.MS_RDONLY if spec.read_only else 0))
     if spec.terminal:
         streams = open_terminal(parent, console=True)
@@ -93,6 +96,7 @@ def join(spec: Spec, pidfd: int, streams: Streams, parent: Parent, seccomp: byte
     os.setsid()
     parent.wait_until_limited()
     kinds = CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWCGROUP
+    forget_how_to_import()
     kinds |= (0 if spec.network == "host" else CLONE_NEWNET) | (CLONE_NEWUSER if spec.userns else 0)
     syscalls.setns(pidfd, kinds)
     if spec.userns:
@@ -114,6 +118,15 @@ def become_root() -> None:
     os.setresuid(0, 0, 0)
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
+
+
+def forget_how_to_import() -> None:
+    """Keep this interpreter from reading code in the container's root: a module not imported by now never will be.
+
+    An image that has a file where the host has this package, or Python's library, would run it with our power (the
+    class of CVE-2019-14271).
+    """
+    sys.meta_path.clear()
 
 
 def open_terminal(parent: Parent, console: bool) -> Streams:
@@ -153,6 +166,8 @@ def take_over(spec: Spec, streams: Streams, seccomp: bytes, make_workdir: bool) 
     environment = dict(variable.partition("=")[::2] for variable in spec.env)
     environment.setdefault("HOME", identity.home)
     enter_workdir(spec.workdir, make_workdir)
+    if spec.ulimits:
+        grants.set_ulimits(spec.ulimits)
     own = security.drop(identity, spec.capabilities)
     # The kernel forgets this wish when credentials change: say it again.
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)

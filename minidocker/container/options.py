@@ -9,7 +9,7 @@ import signal
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from minidocker.container.spec import Mount, Port
+from minidocker.container.spec import Device, Mount, Port, Ulimit
 from minidocker.errors import InvalidArgument
 
 
@@ -54,6 +54,9 @@ class RunOptions(NamedTuple):
     cap_drop: tuple[str, ...] = ()
     security_opt: tuple[str, ...] = ()
     userns: str = ""
+    devices: tuple[Device, ...] = ()
+    ulimits: tuple[Ulimit, ...] = ()
+    sysctls: tuple[tuple[str, str], ...] = ()
     init: bool = False
     stop_signal: str = ""
     platform: str = ""

@@ -4,14 +4,25 @@
 host never sees these mounts and they end with the container; `pivot` makes it the root and lets the old one go.
 """
 
+import contextlib
 import fcntl
 import os
 import stat
 from typing import NamedTuple
 
 from minidocker import explain
-from minidocker.container.mounting import Attach, attach_inside, attach_upon, found, open_inside, refuse_link, restrict
-from minidocker.container.spec import Mount, Spec
+from minidocker.container import grants
+from minidocker.container.mounting import (
+    Attach,
+    attach_inside,
+    attach_upon,
+    found,
+    open_inside,
+    open_target,
+    refuse_link,
+    restrict,
+)
+from minidocker.container.spec import Device, Mount, Spec
 from minidocker.errors import StartError
 from minidocker.linux import syscalls, trees, userns
 from minidocker.linux.syscalls import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_PRIVATE, MS_RDONLY, MS_REC
@@ -188,7 +199,7 @@ def build(spec: Spec, layout: Layout) -> None:
         refuse_link(root, name)
     for attach in mounts[:KERNEL_MOUNTS]:
         attach_inside(root, attach)
-    _make_devices(root, spec.privileged, mapped)
+    _make_devices(root, spec, mapped)
     _mount_cgroups(root, spec.privileged)
     if not spec.privileged:
         protect(root)
@@ -217,15 +228,17 @@ def mount_layers(diff_ids: tuple[str, ...], layout: Layout, read_only: bool = Fa
         os.close(fd)
 
 
-def _make_devices(root: int, all_of_the_hosts: bool, mapped: bool) -> None:
+def _make_devices(root: int, spec: Spec, mapped: bool) -> None:
     """Make the nodes and links of /dev, which is a fresh tmpfs; a privileged container gets the host's nodes, too.
+
+    What `--device` names lies where it says, which may be anywhere in the root.
 
     In a `mapped` user namespace nobody may make nodes: the host's own are bound there, one by one.
     """
     dev = open_inside(root, "dev")
     old_mask = os.umask(0)
     nodes = {name: (0o666 | stat.S_IFCHR, os.makedev(*number)) for name, number in DEVICES.items()}
-    if all_of_the_hosts:
+    if spec.privileged:
         nodes = {**_host_devices(), **nodes}
     for name, (mode, device) in nodes.items():
         kind = "b" if stat.S_ISBLK(mode) else "c"
@@ -242,8 +255,23 @@ def _make_devices(root: int, all_of_the_hosts: bool, mapped: bool) -> None:
             continue  # a kernel without it
         explain.step(f"symlink({points_to}, /dev/{name})", f"ln -s {points_to} dev/{name}")
         os.symlink(points_to, name, dir_fd=dev)
+    for asked in spec.devices:
+        for node, node_mode, node_number in grants.nodes(asked):
+            _make_granted(root, node, node_mode, node_number, mapped)
     os.umask(old_mask)
     os.close(dev)
+
+
+def _make_granted(root: int, device: Device, mode: int, number: int, mapped: bool) -> None:
+    """Make one node that `--device` asks for, with the host's own mode, or bind it."""
+    if mapped:
+        attach_inside(root, Attach(device.source, device.target, flags=MS_BIND, file=True))
+        return
+    folder = open_target(root, os.path.dirname(device.target))
+    explain.step(f"mknod({device.target}, {mode:#o}, {os.major(number)} {os.minor(number)})", f"mknod {device.target}")
+    with contextlib.suppress(FileExistsError):
+        os.mknod(os.path.basename(device.target), mode, number, dir_fd=folder)
+    os.close(folder)
 
 
 def _host_devices() -> dict[str, tuple[int, int]]:

@@ -17,7 +17,7 @@ import socket
 from typing import Any, NoReturn
 
 from minidocker import explain
-from minidocker.container import cgroups, cleanup, namespaces, records, remap, rootfs, rootless, stream
+from minidocker.container import cgroups, cleanup, grants, namespaces, records, remap, rootfs, rootless, stream
 from minidocker.container.relay import Relay
 from minidocker.container.spec import Port, Spec
 from minidocker.errors import MinidockerError, StartError
@@ -183,7 +183,7 @@ def run(control: Control, request: Json, spec: Spec) -> None:
         if spec.network == "bridge":
             undo.callback(cleanup.disconnect, containers, container_id)
         os.makedirs(containers.run_path(container_id), 0o700, exist_ok=True)
-        limits = cgroups.prepare(container_id, spec.limits, spec.privileged)
+        limits = cgroups.prepare(container_id, spec.limits, spec.privileged, grants.rules(spec.devices))
         undo.callback(cgroups.remove, limits)
         cgroups.create(limits)
 
@@ -216,7 +216,7 @@ def run(control: Control, request: Json, spec: Spec) -> None:
         containers.write_state(container_id, state)
         os.close(control.descriptors.pop(0))  # the container's lock: from here on others may stop and remove it
         control.send(stream.STARTED)
-        relay.adopt(control.connection, request["attach"])
+        relay.adopt(control.connection, request["attach"], spec.tied)
         exit_code = relay.serve(pid, rootless.watch(containers.run))
         oom_killed = cgroups.oom_kills(limits) > 0
         state = state._replace(oom_killed=oom_killed, exit_code=exit_code)

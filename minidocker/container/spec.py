@@ -66,6 +66,22 @@ class Limits(NamedTuple):
     throttles: tuple[Throttle, ...] = ()
 
 
+class Device(NamedTuple):
+    """A device node: where it is on the host and in the container, and which of read, write, mknod are allowed."""
+
+    source: str
+    target: str
+    permissions: str = "rwm"
+
+
+class Ulimit(NamedTuple):
+    """A resource limit by the name that docker gives it; -1 is none."""
+
+    name: str
+    soft: int
+    hard: int
+
+
 class Spec(NamedTuple):
     """Everything that the birth of a container needs.
 
@@ -99,8 +115,12 @@ class Spec(NamedTuple):
     init: bool = False
     stop_signal: str = "SIGTERM"
     remove: bool = False
+    tied: bool = False  # to the command that started it: it ends when that goes away
     labels: tuple[tuple[str, str], ...] = ()
     userns: str = ""
+    devices: tuple[Device, ...] = ()
+    ulimits: tuple[Ulimit, ...] = ()
+    sysctls: tuple[tuple[str, str], ...] = ()
 
     def to_json(self) -> Json:
         """Return the value as JSON holds it: lists for tuples, objects for the parts that have names."""
@@ -120,5 +140,8 @@ class Spec(NamedTuple):
         plain["limits"] = Limits(**data["limits"])._replace(
             throttles=tuple(Throttle(*throttle) for throttle in data["limits"].get("throttles", ()))
         )
+        plain["devices"] = tuple(Device(*device) for device in data.get("devices", ()))
+        plain["ulimits"] = tuple(Ulimit(*limit) for limit in data.get("ulimits", ()))
+        plain["sysctls"] = tuple((name, value) for name, value in data.get("sysctls", ()))
         plain["labels"] = tuple((name, value) for name, value in data["labels"])
         return cls(**plain)

@@ -8,7 +8,7 @@ ROUNDS ?= 300
 REPEAT ?= 300
 SEED ?= 1
 
-.PHONY: help setup demo test test-unit test-versions chaos check format bench fuzz clean
+.PHONY: help setup demo test test-unit test-vm test-versions chaos check format bench fuzz clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -26,6 +26,10 @@ test: ## set up with the peers to compare with, then run every test
 
 test-unit: ## run the tests that need no root and take seconds
 	$(VENV)/bin/pytest -q -n $(WORKERS) -m "not root and not peers"
+
+test-vm: ## run the tests of limits in a virtual machine: cgroup version 2, systemd, an ordinary user
+	@$(PYTHON) scripts/prepare.py run
+	@$(VENV)/bin/python scripts/vm.py
 
 test-versions: ## run the unit tests on every Python that minidocker supports
 	@$(PYTHON) scripts/versions.py 3.11 3.12 3.13

@@ -6,17 +6,15 @@ See: cgroups(7); the kernel's admin-guide/cgroup-v1/ and admin-guide/cgroup-v2.r
 """
 
 import contextlib
-import glob
 import os
 import shlex
 import time
 from typing import NamedTuple
 
 from minidocker import explain
-from minidocker.container import systemd
 from minidocker.container.spec import Limits
 from minidocker.errors import StartError
-from minidocker.linux import bpf, userns
+from minidocker.linux import userns
 
 PARENT = "minidocker"
 CONTROLLERS = ("memory", "cpu", "cpuacct", "pids", "devices", "blkio")
@@ -108,8 +106,11 @@ def settle(container_id: str) -> dict[str, str]:
     one, or with one that refuses, root makes its own folder at the top, and an ordinary user has none.
     """
     everywhere = _mount_points()
-    manager = systemd.manager() if version(everywhere) == 2 else ""
-    if manager:
+    if version(everywhere) != 2:
+        return mounted()
+    from minidocker.container import systemd
+
+    if manager := systemd.manager():
         unit = f"minidocker-{container_id}-{os.getpid()}.scope"
         with contextlib.suppress(StartError, OSError):
             scope = everywhere["unified"] + systemd.enter_scope(manager, unit, f"Container {container_id[:12]}")
@@ -226,6 +227,8 @@ def create(made: Plan) -> None:
             if not write.optional:
                 raise
     if made.devices:
+        from minidocker.linux import bpf
+
         bpf.limit_devices(made.folders[0], made.devices)
 
 
@@ -294,5 +297,7 @@ def existing(container_id: str) -> Plan:
     places = _mount_points()
     own = [f"{place}/{PARENT}/{container_id}" for place in places.values()]
     if version(places) == 2:
-        own += glob.glob(f"{places['unified']}/{systemd.slice_path()}/minidocker-{container_id}-*.scope/container")
+        from minidocker.container import systemd
+
+        own += systemd.scopes(places["unified"], f"minidocker-{container_id}-")
     return Plan(version(places), tuple(folder for folder in dict.fromkeys(own) if os.path.isdir(folder)), ())

@@ -35,10 +35,13 @@ def manager() -> str:
     return path if os.path.isdir("/run/systemd/system") and os.path.exists(path) else ""
 
 
-def slice_path() -> str:
-    """Return where this user's systemd has the scopes that it was asked for, in the tree of version 2."""
+def scopes(top: str, prefix: str) -> list[str]:
+    """Return the folders of the containers whose scopes' names begin with `prefix`, in the tree mounted at `top`."""
     uid = _real_uid()
-    return f"user.slice/user-{uid}.slice/user@{uid}.service/{SLICE}" if uid else SLICE
+    folder = f"{top}/user.slice/user-{uid}.slice/user@{uid}.service/{SLICE}" if uid else f"{top}/{SLICE}"
+    if not os.path.isdir(folder):
+        return []
+    return [f"{folder}/{name}/container" for name in os.listdir(folder) if name.startswith(prefix)]
 
 
 def _real_uid() -> int:

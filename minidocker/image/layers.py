@@ -9,7 +9,8 @@ See: OCI image-spec, layer.md.
 import os
 import stat
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from minidocker import explain
@@ -88,7 +89,8 @@ def pack(folder: str, write: Write, *, whiteouts: bool = True) -> int:
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         packing = _Packing(write, whiteouts)
-        packing.folder(fd, "")
+        with _depth_said():
+            packing.folder(fd, "")
         return packing.finish()
     finally:
         os.close(fd)
@@ -107,6 +109,15 @@ def pack_path(path: str, name: str, write: Write, first_ids: tuple[int, int] = (
         return packing.finish()
     finally:
         os.close(parent)
+
+
+@contextmanager
+def _depth_said() -> Iterator[None]:
+    """Say what is wrong with a tree that is nested deeper than calls can be."""
+    try:
+        yield
+    except RecursionError as error:
+        raise UnsafeLayer("folders are nested too deeply, several hundred in one another, to be packed") from error
 
 
 class _Packing:

@@ -54,6 +54,7 @@ def run_step(engine: Engine, step: RunStep) -> StepResult:
         layers=step.layers,
         mounts=tuple(Mount("bind", source, target, read_only=True) for source, target in step.mounts),
         network=step.network,
+        tied=True,
         capabilities=kept_capabilities(RunOptions()),
         userns=user_namespace(RunOptions(network=step.network)),
     )

@@ -7,13 +7,17 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from conftest import Minidocker, Roots
 from loopback import Answer, Asked, Loopback, loopback
+from minidocker import engine as stories
 from minidocker.container import records
+from minidocker.container.options import RunOptions
 from minidocker.engine import open_engine
+from minidocker.errors import NetworkError, StartError
 from minidocker.image import oci
 
 pytestmark = pytest.mark.root
@@ -232,6 +236,37 @@ def test_during_build(home: Minidocker, tmp_path: Path) -> None:
     assert home.ok("ps", "-aq") == ""
     assert os.listdir(f"{home.env['MINIDOCKER_ROOT']}/build/tmp") == []
     assert "never" not in home.ok("images", "-a")
+
+
+def test_a_build_that_is_killed(home: Minidocker, tmp_path: Path) -> None:
+    """Its RUN does not go on without it."""
+    (tmp_path / "Dockerfile").write_text("FROM busybox\nRUN sleep 1000\n")
+    process = home.start("build", "--network", "none", str(tmp_path), stdout=subprocess.DEVNULL)
+    wait_until(lambda: home.ok("ps", "-q") != "")
+    container = home.ok("ps", "-q")
+    process.kill()
+    process.wait()
+    assert home.ok("wait", container) == "137"
+    home.ok("system", "prune", "-f")
+    assert home.ok("ps", "-aq") == ""
+
+
+def test_a_process_that_is_killed_while_its_network_is_made(
+    home: Minidocker, roots: Roots, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is ready and waits for the word to go, which cannot come: nobody may wait for the other for ever."""
+
+    def connect(_run: str, _id: str, pid: int, *_rest: object) -> NoReturn:
+        time.sleep(1)
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not records.start_time(pid))
+        raise NetworkError("there is no such process any more")
+
+    monkeypatch.setattr("minidocker.container.network.connect", connect)
+    engine = open_engine(roots.root, roots.run)
+    with pytest.raises(StartError):
+        stories.run(engine, "busybox", RunOptions(command=("sleep", "9"), remove=True, detach=True))
+    assert home.ok("ps", "-aq") == ""
 
 
 @pytest.mark.parametrize("delay", [0.02, 0.06, 0.1, 0.15, 0.2, 0.3, 0.5])

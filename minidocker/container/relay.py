@@ -60,6 +60,7 @@ class Relay:
         self._log = Log(log_path) if log_path else None
         self._input = bytearray()
         self._input_ends = False
+        self._tied = self._abandoned = False
         self._listener: socket.socket | None = None
         self._clients: dict[int, Client] = {}
         for fd in {streams.stdin, *self._outputs}:
@@ -76,8 +77,9 @@ class Relay:
         self._listener.setblocking(False)
         os.chdir("/")
 
-    def adopt(self, connection: socket.socket, attach: bool) -> None:
-        """Make the engine that started us the first who is attached, or let it go."""
+    def adopt(self, connection: socket.socket, attach: bool, tied: bool = False) -> None:
+        """Make the engine that started us the first who is attached, or let it go; `tied`, the process ends with it."""
+        self._tied = tied
         if attach:
             self._clients[connection.fileno()] = Client(connection, is_owner=True)
         else:
@@ -99,6 +101,8 @@ class Relay:
                     signal.pidfd_send_signal(pidfd, signal.SIGKILL)
                     lifeline = -1
                 self._handle(fd)
+            if self._abandoned:
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         os.close(pidfd)
         self._drain()
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -181,6 +185,7 @@ class Relay:
         if gone:
             del self._clients[client.connection.fileno()]
             client.connection.close()
+            self._abandoned = self._tied and client.is_owner
             if client.is_owner and self._stdin_once:
                 self._end_input()
 

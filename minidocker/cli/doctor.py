@@ -130,7 +130,7 @@ def _overlay(root: str) -> Finding:
 
 
 def _cgroups() -> Iterator[Finding]:
-    version, controllers = machine.cgroups()
+    version, controllers, _ = machine.cgroups()
     cure = "mount them: mount -t cgroup2 none /sys/fs/cgroup"
     yield Finding(
         "cgroups", version > 0, f"version {version}" if version else "not mounted", "no limits: -m, --cpus", cure

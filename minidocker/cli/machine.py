@@ -7,24 +7,30 @@ from typing import NamedTuple
 
 
 class Groups(NamedTuple):
-    """The control groups there are: the version that the controllers are under, and the controllers' names."""
+    """The control groups there are: the version that the controllers are under, their names, and who makes folders.
+
+    `driver` is docker's word: `systemd` where that is asked, `cgroupfs` where we make them ourselves.
+    """
 
     version: int
     controllers: list[str]
+    driver: str = "cgroupfs"
 
 
 def cgroups() -> Groups:
     """Return which controllers minidocker can use, and under which version; version 0 where there are none."""
-    from minidocker.container.cgroups import CONTROLLERS, mounted
+    from minidocker.container import systemd
+    from minidocker.container.cgroups import CONTROLLERS, everywhere, mounted, version
 
-    places = mounted()
-    first = [name for name in CONTROLLERS if name in places]
-    if first:
-        return Groups(1, first)
-    if "unified" not in places:
+    usable = mounted()
+    if version(usable) == 1:
+        return Groups(1, [name for name in CONTROLLERS if name in usable])
+    top = everywhere().get("unified", "") if version(everywhere()) == 2 else ""
+    with_systemd = bool(top and systemd.manager())
+    if not with_systemd and not usable:
         return Groups(0, [])
-    with open(f"{places['unified']}/cgroup.controllers") as file:
-        return Groups(2, file.read().split())
+    with open(f"{systemd.home(top) if with_systemd else top}/cgroup.controllers") as file:
+        return Groups(2, file.read().split(), "systemd" if with_systemd else "cgroupfs")
 
 
 def filesystem(path: str) -> str:

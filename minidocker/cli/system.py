@@ -112,7 +112,7 @@ def _facts(call: Call) -> dict[str, Any]:
         "Driver": "overlay2",
         "BackingFilesystem": machine.filesystem(engine.root),
         "LoggingDriver": "json-file",
-        "CgroupDriver": "cgroupfs",
+        "CgroupDriver": groups.driver,
         "CgroupVersion": str(groups.version),
         "CgroupControllers": groups.controllers,
         "Networks": ["bridge", "host", "none"],

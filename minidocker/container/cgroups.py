@@ -59,10 +59,10 @@ def mounted() -> dict[str, str]:
 
     One that this user may not write to is left out.
     """
-    return {controller: place for controller, place in _mount_points().items() if os.access(place, os.W_OK)}
+    return {controller: place for controller, place in everywhere().items() if os.access(place, os.W_OK)}
 
 
-def _mount_points() -> dict[str, str]:
+def everywhere() -> dict[str, str]:
     """Return where each hierarchy is mounted. See: proc_pid_mountinfo(5)."""
     places: dict[str, str] = {}
     with open("/proc/self/mountinfo") as mountinfo:
@@ -105,20 +105,20 @@ def settle(container_id: str) -> dict[str, str]:
     Under version 2, systemd is asked for that folder, where there is a systemd: this process moves into it. Without
     one, or with one that refuses, root makes its own folder at the top, and an ordinary user has none.
     """
-    everywhere = _mount_points()
-    if version(everywhere) != 2:
+    places = everywhere()
+    if version(places) != 2:
         return mounted()
     from minidocker.container import systemd
 
     if manager := systemd.manager():
         unit = f"minidocker-{container_id}-{os.getpid()}.scope"
         with contextlib.suppress(StartError, OSError):
-            scope = everywhere["unified"] + systemd.enter_scope(manager, unit, f"Container {container_id[:12]}")
+            scope = places["unified"] + systemd.enter_scope(manager, unit, f"Container {container_id[:12]}")
             # A folder that hands controllers down holds no processes itself: we go a step further down.
             own = Plan(2, (f"{scope}/shim",), ())
             create(own)
             enter(own, os.getpid())
-            return {**everywhere, "delegated": scope}
+            return {**places, "delegated": scope}
     return mounted()
 
 
@@ -253,7 +253,7 @@ def of(container_id: str, pid: int) -> Plan:
 
     See: cgroups(7), /proc/PID/cgroup.
     """
-    places = _mount_points()
+    places = everywhere()
     found = []
     with open(f"/proc/{pid}/cgroup") as file:
         for line in file:
@@ -294,7 +294,7 @@ def remove(made: Plan, patience: float = 2.0) -> None:
 
 def existing(container_id: str) -> Plan:
     """Return the folders that a container's shim has left, to clean up after it. A scope itself systemd takes back."""
-    places = _mount_points()
+    places = everywhere()
     own = [f"{place}/{PARENT}/{container_id}" for place in places.values()]
     if version(places) == 2:
         from minidocker.container import systemd

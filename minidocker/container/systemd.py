@@ -35,10 +35,15 @@ def manager() -> str:
     return path if os.path.isdir("/run/systemd/system") and os.path.exists(path) else ""
 
 
-def scopes(top: str, prefix: str) -> list[str]:
-    """Return the folders of the containers whose scopes' names begin with `prefix`, in the tree mounted at `top`."""
+def home(top: str) -> str:
+    """Return what this user's systemd owns of the tree that is mounted at `top`."""
     uid = _real_uid()
-    folder = f"{top}/user.slice/user-{uid}.slice/user@{uid}.service/{SLICE}" if uid else f"{top}/{SLICE}"
+    return f"{top}/user.slice/user-{uid}.slice/user@{uid}.service" if uid else top
+
+
+def scopes(top: str, prefix: str) -> list[str]:
+    """Return the folders of the containers whose scopes' names begin with `prefix`."""
+    folder = f"{home(top)}/{SLICE}"
     if not os.path.isdir(folder):
         return []
     return [f"{folder}/{name}/container" for name in os.listdir(folder) if name.startswith(prefix)]

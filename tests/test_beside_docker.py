@@ -40,7 +40,7 @@ ACCEPTED = (
     (r"(?m)^(\d+:[^:]*:)/docker/<id>", r"\1/", "we give a cgroup namespace; docker does so under version 2 only"),
     (r"(?m)^(/sys/fs/cgroup) r[wo],", r"\1 <any>,", "there is nothing to write in that folder of folders"),
     (r"(?m)^.* /\.dockerenv\n", "", "programs take it for docker's own mark"),
-    (r"(?m)^.*'?/etc/mtab'?.*\n", "", "it tells old programs what /proc/mounts tells them"),
+    (r"(?m)^(.*'?/etc/mtab'?.*|mtab)\n", "", "it tells old programs what /proc/mounts tells them"),
     (r"(?m)^SigIgn:\t0*18000000(\d)$", r"SigIgn:\t000000000000000\1", "glibc's own two, from its posix_spawn(3)"),
     (r"(?m)^c 10:200 rwm\n", "", "docker lets /dev/net/tun be used, which no default container has"),
     (r"(?m)^lo inet6\n", "", "/etc/hosts calls ::1 localhost, so we let it answer"),
@@ -74,6 +74,10 @@ EVERYTHING = (
     Row("", "cat /proc/1/cgroup; readlink /proc/self/fd/0; ls /proc/self/fd; cat /proc/1/comm; cat /proc/self/uid_map"),
     Row("-h box", "env | sort; hostname; cat /etc/hostname /etc/hosts /etc/resolv.conf"),
     Row("-h box.of.cards", "hostname; cat /etc/hosts; hostname -f"),
+    Row(
+        "",
+        "grep Seccomp /proc/self/status; mount -t tmpfs x /tmp; unshare -m true; unshare -Ur true; dmesg; true",
+    ),
     Row("", "ip -o addr | awk '{print $2,$3}'; ip route | cut -d' ' -f1-3; ls /sys/class/net"),
     Row("", "cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/net/ipv4/ip_forward /proc/sys/kernel/shmmax"),
     Row(
@@ -104,6 +108,10 @@ OPTIONS = (
     Row("-v FILES:/h -v FILES/variables:/etc/v:ro", "cat /h/variables /etc/v; touch /etc/v; touch /h/x"),
     Row("-v FILES:/h:ro", "touch /h/y; grep ' /h ' /proc/mounts | cut -d' ' -f2,4"),
     Row("-v /new", "ls -la /new | cut -c1-40; touch /new/x"),
+    Row("-v /tmp -v /root", "stat -c '%A %u:%g %N' /tmp /root"),
+    Row("--mount type=bind,source=FILES,target=/h,readonly", "cat /h/variables; touch /h/y; true"),
+    Row("--mount type=tmpfs,target=/x,tmpfs-size=64k,tmpfs-mode=700", "grep ' /x ' /proc/mounts; stat -c %A /x"),
+    Row("--mount type=volume,target=/v", "stat -c '%A %u:%g' /v"),
     Row("--init", "[ $$ = 1 ] || echo not the first; kill -TERM 1; sleep 1", exit_code=143),
     Row("--network none", "ls /sys/class/net; cat /proc/net/route /etc/hosts"),
     Row("--network host", "hostname; cat /etc/hosts /etc/resolv.conf /etc/hostname; ls /sys/class/net"),
@@ -217,6 +225,25 @@ def test_a_container_is_what_docker_makes_it(
 ) -> None:
     monkeypatch.setenv("FROM_HERE", "yes")
     found = [line for row in table for line in both.row(row)]
+    assert not found, "\n".join(found)
+
+
+def test_a_named_volume(both: Both) -> None:
+    """It begins with what the image has there, owners and modes too, and keeps what is written."""
+    name = f"kept-{os.getpid()}"
+    found = []
+    try:
+        for options, script in (
+            (f"-v {name}:/etc", "echo kept > /etc/kept; chown 5:6 /etc/kept; stat -c '%A %u:%g %N' /etc /etc/[k-z]*"),
+            (f"-v {name}:/x -v {name}:/y/z:ro", "cat /x/kept; stat -c '%A %u:%g' /x /x/kept; ls /y/z; touch /y/z/new"),
+            (f"-v {name}:/root", "stat -c '%A %u:%g' /root; ls -A /root; rm /root/kept"),
+            (f"-v {name}:/etc", "test -e /etc/kept || echo gone"),
+        ):
+            theirs, ours = both("run", "--rm", *options.split(), IMAGE, "sh", "-c", script)
+            found += [f"exit {theirs.returncode} {ours.returncode}"] * (theirs.returncode != ours.returncode)
+            found += difference(theirs.stdout, ours.stdout, "stdout") + difference(theirs.stderr, ours.stderr, "stderr")
+    finally:
+        both.docker.run("volume", "rm", "-f", name, check=False)
     assert not found, "\n".join(found)
 
 

@@ -204,12 +204,12 @@ def test_variables_that_double_have_an_end() -> None:
 @pytest.mark.parametrize("modifier", ["#", "##", "%", "%%", "/", "//"])
 @pytest.mark.parametrize("pattern", ["*a" * 30 + "b", "a*" * 30 + "b", "*" * 1000 + "b", "?*" * 30 + "b"])
 def test_patterns_of_variables_take_bounded_time(modifier: str, pattern: str) -> None:
-    since = time.monotonic()
+    since = time.process_time()
     word = "${x" + modifier + "$p" + ("/y}" if "/" in modifier else "}")
     assert variables.expand(word, {"x": "a" * 2000, "p": pattern}) == "a" * 2000
     with pytest.raises(DockerfileError, match="too long to be searched"):
         variables.expand(word, {"x": "a" * 100_000, "p": pattern})
-    assert time.monotonic() - since < 10
+    assert time.process_time() - since < 10
 
 
 @pytest.mark.parametrize(
@@ -223,12 +223,12 @@ def test_patterns_of_variables_take_bounded_time(modifier: str, pattern: str) ->
     ],
 )
 def test_patterns_of_dockerignore_take_bounded_time(pattern: str, path: str) -> None:
-    since = time.monotonic()
+    since = time.process_time()
     try:
         assert not ignore.parse(pattern).excludes(path)
     except InvalidArgument as error:
         assert "in the middle of names" in str(error)
-    assert time.monotonic() - since < 5
+    assert time.process_time() - since < 5
 
 
 def test_a_pipe_for_dockerignore_is_not_waited_for(tmp_path: Path) -> None:
@@ -276,7 +276,7 @@ def test_cp_while_a_folder_is_swapped_for_a_link(minidocker: Minidocker, box: st
     mine.write_text("from outside")
     got = victim.parent / "got"
     before = snapshot(str(victim))
-    for _ in range(12):
+    for _ in range(6):
         minidocker("cp", f"{box}:/w/real/secret", str(got))
         assert not got.exists() or got.read_text() in ("mine\n", "from outside")
         minidocker("cp", str(mine), f"{box}:/w/real/secret")
@@ -382,12 +382,12 @@ KEYWORDS = sorted(dockerfile.KEYWORDS)
 @example([("COPY", "[" * 50_000)])
 def test_fuzz_dockerfiles(lines: list[tuple[str, str]]) -> None:
     text = "FROM scratch\n" + "\n".join(f"{keyword} {rest}" for keyword, rest in lines)
-    since = time.monotonic()
+    since = time.process_time()
     try:
         dockerfile.parse(text)
     except DockerfileError as error:
         assert len(str(error)) < 1 << 18
-    assert time.monotonic() - since < 2
+    assert time.process_time() - since < 2
 
 
 @settings(max_examples=300, deadline=1000, derandomize=True)

@@ -176,9 +176,9 @@ def test_documents_that_two_readers_would_read_differently(store: ImageStore, da
 @ROOT
 def test_a_hundred_megabytes_of_json(store: ImageStore) -> None:
     data = SAMPLE.manifest[:-1] + b" " * (100 << 20) + b"}"
-    since = time.monotonic()
+    since = time.process_time()
     refused_pull(store, SAMPLE._replace(manifest=data), "larger than")
-    assert time.monotonic() - since < 20
+    assert time.process_time() - since < 20
     # The same through an archive, which has no transport to stop it.
     archive = tar(member("oci-layout", b"{}"), member("index.json", b" " * (documents.LARGEST + 1)))
     with pytest.raises(InvalidManifest, match="too long"):
@@ -268,9 +268,9 @@ def test_tokens_that_cannot_be(body: bytes) -> None:
     "text", ["Basic," + " " * 65000 + "1", ", " * 32000, "a " * 32000, "a b=" + "x=" * 32000, 'a b="' + '\\"' * 32000]
 )
 def test_a_long_challenge_takes_no_time(text: str) -> None:
-    since = time.monotonic()
+    since = time.process_time()
     parse_challenges([text] * 10)
-    assert time.monotonic() - since < 5
+    assert time.process_time() - since < 5
 
 
 def test_pages_of_tags_in_a_circle_end(monkeypatch: pytest.MonkeyPatch) -> None:

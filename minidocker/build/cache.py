@@ -1,7 +1,8 @@
 """What this machine has built before: which image came out when an instruction was carried out on another.
 
 One small file for each step, named by the step's key, holds the image's id. Only steps carried out here are in it, so
-an image from elsewhere, whatever it claims about its history, is never taken for one's own work.
+an image from elsewhere, whatever it claims about its history, is never taken for one's own work (the class of
+CVE-2024-24557).
 """
 
 import contextlib

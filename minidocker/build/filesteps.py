@@ -31,6 +31,7 @@ class Run(NamedTuple):
 
     @classmethod
     def parse(cls, line: Line) -> Self:
+        # No mount is asked for by a Dockerfile, so none can be raced or left behind (CVE-2024-23651 to 23653).
         if any(flag.startswith("--mount") for flag in line.flags):
             raise DockerfileError("RUN --mount is not supported: COPY the files in, or use a stage of its own")
         network = values.flags(line, "network", "security").get("network", "")

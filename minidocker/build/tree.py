@@ -102,7 +102,7 @@ class Tree(NamedTuple):
             links += 1
             if links > _MOST_LINKS:
                 raise BuildError(f"too many symbolic links in {path}")
-            target = os.readlink(real)
+            target = os.readlink(real)  # an absolute one begins at the tree's own root, not at the host's
             done = [] if target.startswith("/") else done
             left += target.split("/")[::-1]
         return "/" + "/".join(done)

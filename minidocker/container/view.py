@@ -4,7 +4,8 @@ A running container's is /proc/PID/root. A stopped one has no mounts; a small pr
 of its own and keeps them for as long as it is asked to, so that the host's namespace never has them.
 
 Whoever works in a view follows no path of its own accord: the container decides what its links point to. Every path is
-opened by openat2(2) with RESOLVE_IN_ROOT (the class of CVE-2018-15664).
+opened by openat2(2) with RESOLVE_IN_ROOT (the class of CVE-2018-15664). Nor does anybody go into the root to work
+there, where libraries would be the container's (the class of CVE-2019-14271).
 """
 
 import contextlib

@@ -9,6 +9,7 @@ from minidocker.errors import UnsafeLayer
 def parts_of(name: str) -> list[str]:
     """Split a member's name; `/`, `./` and doubled slashes are dropped. Raises `UnsafeLayer` for `..` and NUL."""
     parts = [part for part in name.split("/") if part not in ("", ".")]
+    # No name goes up, not even to come down again: what it would mean changes with the links on the way.
     if ".." in parts or "\0" in name:
         raise UnsafeLayer(f"member name {name[:200]!r} leads out of the layer")
     return parts

@@ -149,6 +149,7 @@ class Descriptor(NamedTuple):
             raise InvalidManifest(f"a descriptor's size is {str(size)[:80]!r}: expected a number of bytes")
         digest = check_digest(fields.pop("digest", None))
         annotations = as_strings(fields.pop("annotations", None), "annotations")
+        # Kept, but nobody is asked there: a stranger could name any server (the class of CVE-2020-15157).
         urls = tuple(str(url) for url in as_array(fields.pop("urls", None), "urls"))
         platform, keys = None, ("os", "architecture", "variant")
         if described := fields.pop("platform", None):

@@ -72,7 +72,7 @@ class _Extra:
     def takes(self, block: bytes) -> bool:
         """Read a header that only speaks of the next one; False for a member's own.
 
-        A global header, which would speak of all that follow, is passed over, as docker does.
+        A global header, which would speak of all that follow and be kept as long, is passed over, as docker does.
         """
         kind = block[156:157]
         if kind not in (*_PAX, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK):

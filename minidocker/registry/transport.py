@@ -116,7 +116,7 @@ class Transport:
                 return response
             response.drain_conn()
             target = resolve(url, target)
-            if origin(target) != origin(url):
+            if origin(target) != origin(url):  # a password is for the registry, not for whom it names (CVE-2020-15157)
                 headers = {name: value for name, value in headers.items() if name.lower() != "authorization"}
             if response.status == 303:
                 method, body = "GET", None

@@ -21,6 +21,7 @@ from minidocker.container import records, stream
 from minidocker.container.attach import Attachment
 from minidocker.container.spec import Spec
 from minidocker.errors import MinidockerError, StartError
+from minidocker.linux import interpreter
 
 Json = dict[str, Any]
 
@@ -114,8 +115,10 @@ def spawn(module: str, title: str) -> tuple[socket.socket, int]:
     """Start `main` of a module of this package as a program of its own; return our end of its socket, and its id.
 
     The other end is its standard input. posix_spawn(3) forks and executes in one step, without running any of this
-    process's code in between: safe whatever other threads do.
+    process's code in between: safe whatever other threads do. What is executed cannot be written to by what it becomes,
+    nor by whoever gets to see that process.
     """
+    program = interpreter.sealed(sys.executable)
     ours, theirs = socket.socketpair()
     package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     arguments = [sys.executable, "-I", "-S", "-c", _PROGRAM.format(module), package, title]
@@ -125,7 +128,7 @@ def spawn(module: str, title: str) -> tuple[socket.socket, int]:
     explain.step(f"posix_spawn({sys.executable}, minidocker.container.{module})", f"setsid python3 {module}.py &")
     try:
         pid = os.posix_spawn(
-            sys.executable,
+            f"/proc/self/fd/{program}",
             arguments,
             {"PATH": os.environ.get("PATH", os.defpath)},
             file_actions=[(os.POSIX_SPAWN_DUP2, theirs.fileno(), 0), *quiet],
@@ -136,4 +139,5 @@ def spawn(module: str, title: str) -> tuple[socket.socket, int]:
         raise
     finally:
         theirs.close()
+        os.close(program)
     return ours, pid

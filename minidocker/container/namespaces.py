@@ -145,9 +145,12 @@ def open_terminal(parent: Parent, console: bool) -> Streams:
     # Of the master itself and not by its path, which could lead elsewhere in a container that runs already.
     slave = fcntl.ioctl(master, TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
     if console:
-        with contextlib.suppress(FileExistsError):  # the user has mounted a /dev of their own
+        with contextlib.suppress(FileExistsError):  # the user or the image has mounted a /dev of their own
             os.mknod("/dev/console", 0o620)
-        syscalls.mount(f"/proc/self/fd/{slave}", "/dev/console", flags=syscalls.MS_BIND)
+        # Upon what is there, be it a link, and not where it leads (the class of CVE-2025-52565).
+        place = os.open("/dev/console", os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        syscalls.mount(f"/proc/self/fd/{slave}", f"/proc/self/fd/{place}", flags=syscalls.MS_BIND)
+        os.close(place)
     parent.give_terminal(master)
     os.close(master)
     explain.step(f"ioctl({path}, TIOCSCTTY)", f"setsid --ctty sh <{path} >{path} 2>&1")

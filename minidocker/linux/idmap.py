@@ -7,42 +7,23 @@ See: mount_setattr(2), MOUNT_ATTR_IDMAP (Linux 5.12; below overlayfs 5.19); open
 """
 
 import contextlib
-import ctypes
 import os
 import shlex
 from collections.abc import Iterator
 
 from minidocker import explain
 from minidocker.linux import syscalls
-from minidocker.linux.syscalls import _check, _libc
-
-_SYS_OPEN_TREE, _SYS_MOVE_MOUNT, _SYS_MOUNT_SETATTR = 428, 429, 442  # the same on every architecture
-_AT_FDCWD = -100
-_AT_EMPTY_PATH = 0x1000
-_OPEN_TREE_CLONE = 1
-_MOVE_MOUNT_F_EMPTY_PATH = 4
-_MOUNT_ATTR_IDMAP = 0x00100000
-
-
-class _MountAttr(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_uint64) for name in ("attr_set", "attr_clr", "propagation", "userns_fd")]
+from minidocker.linux.syscalls import _libc
 
 
 def mount_mapped(source: str, target: str, namespace: int) -> None:
     """Mount the tree at `source` on `target`, its owners as the user namespace `namespace`, a descriptor, has them."""
-    call = f"mount_setattr(open_tree({source}, OPEN_TREE_CLONE), MOUNT_ATTR_IDMAP), move_mount({target})"
     words = f"{shlex.quote(source)} {shlex.quote(target)}"
-    explain.step(call, f"mount --bind -o X-mount.idmap=/proc/PID/ns/user {words}")
-    flags = ctypes.c_uint(_OPEN_TREE_CLONE | os.O_CLOEXEC)
-    tree = _check(_libc.syscall(_SYS_OPEN_TREE, _AT_FDCWD, os.fsencode(source), flags), f"open_tree({source})")
+    explain.step(f"mount({source}, {target}), idmapped:", f"mount --bind -o X-mount.idmap=/proc/PID/ns/user {words}")
+    tree = syscalls.open_tree(source)
     try:
-        attributes = _MountAttr(_MOUNT_ATTR_IDMAP, 0, 0, namespace)
-        size = ctypes.c_size_t(ctypes.sizeof(attributes))
-        result = _libc.syscall(_SYS_MOUNT_SETATTR, tree, b"", _AT_EMPTY_PATH, ctypes.byref(attributes), size)
-        _check(result, f"mount_setattr({source}, MOUNT_ATTR_IDMAP)")
-        where = os.fsencode(target)
-        result = _libc.syscall(_SYS_MOVE_MOUNT, tree, b"", _AT_FDCWD, where, _MOVE_MOUNT_F_EMPTY_PATH)
-        _check(result, f"move_mount({source}, {target})")
+        syscalls.mount_setattr(tree, syscalls.MOUNT_ATTR_IDMAP, namespace)
+        syscalls.move_mount(tree, target)
     finally:
         os.close(tree)
 

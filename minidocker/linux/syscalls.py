@@ -58,6 +58,7 @@ RESOLVE_IN_ROOT = 0x10
 
 _SYS_BPF = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351, "armv7l": 386}
 _SYS_CLONE = {"x86_64": 56, "aarch64": 220, "riscv64": 220, "ppc64le": 120, "s390x": 120, "armv7l": 120}
+_SYS_OPEN_TREE, _SYS_MOVE_MOUNT, _SYS_MOUNT_SETATTR = 428, 429, 442
 _SYS_OPENAT2 = 437  # the same number on every architecture, as for all calls since Linux 5.3
 _SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41, "riscv64": 41, "ppc64le": 203, "s390x": 217, "armv7l": 218}
 
@@ -88,6 +89,13 @@ _MOUNT_NAMES = {
     MS_RELATIME: ("MS_RELATIME", "relatime"),
     MS_STRICTATIME: ("MS_STRICTATIME", "strictatime"),
 }
+
+_AT_FDCWD = -100
+_AT_EMPTY_PATH = 0x1000
+_OPEN_TREE_CLONE = 1
+_MOVE_MOUNT_F_EMPTY_PATH = 4
+MOUNT_ATTR_RDONLY = 1
+MOUNT_ATTR_IDMAP = 0x00100000
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc_with_gil = ctypes.PyDLL(None, use_errno=True)
@@ -192,6 +200,40 @@ def _mount_shell(source: str, target: str, fstype: str, flags: int, data: str) -
     if options:
         words += ["-o", shlex.quote(",".join(options))]
     return " ".join([*words, shlex.quote(source or "none"), shlex.quote(target)])
+
+
+class _MountAttr(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_uint64) for name in ("attr_set", "attr_clr", "propagation", "userns_fd")]
+
+
+def open_tree(path: str) -> int:
+    """Return a descriptor, closed on exec, of a new mount of what is at `path`, attached nowhere.
+
+    It ends with its last descriptor and its last user. See: open_tree(2), OPEN_TREE_CLONE. Linux 5.2.
+    """
+    explain.step(f"open_tree({path}, OPEN_TREE_CLONE)")
+    flags = ctypes.c_uint(_OPEN_TREE_CLONE | os.O_CLOEXEC)
+    return _check(_libc.syscall(_SYS_OPEN_TREE, _AT_FDCWD, os.fsencode(path), flags), f"open_tree({path})")
+
+
+def mount_setattr(tree: int, attributes: int, namespace: int = 0) -> None:
+    """Change the mount that `open_tree` has returned; `namespace` is the user namespace that MOUNT_ATTR_IDMAP maps by.
+
+    See: mount_setattr(2). Linux 5.12.
+    """
+    call = f"mount_setattr({'MOUNT_ATTR_IDMAP' if namespace else 'MOUNT_ATTR_RDONLY'})"
+    explain.step(call)
+    given = _MountAttr(attributes, 0, 0, namespace)
+    size = ctypes.c_size_t(ctypes.sizeof(given))
+    _check(_libc.syscall(_SYS_MOUNT_SETATTR, tree, b"", _AT_EMPTY_PATH, ctypes.byref(given), size), call)
+
+
+def move_mount(tree: int, target: str) -> None:
+    """Attach the mount that `open_tree` has returned to `target`. See: move_mount(2). Linux 5.2."""
+    call = f"move_mount({target})"
+    explain.step(call)
+    where = os.fsencode(target)
+    _check(_libc.syscall(_SYS_MOVE_MOUNT, tree, b"", _AT_FDCWD, where, _MOVE_MOUNT_F_EMPTY_PATH), call)
 
 
 def umount2(target: str, flags: int = 0) -> None:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 DEFAULT_RUN = "/run/minidocker"
 # Two roots that look for a free subnet at the same time would find the same one.
-SUBNET_LOCK = "/run/lock/minidocker-network.lock"
+SUBNET_LOCK = "/run/minidocker-network.lock"
 
 
 class Endpoint(NamedTuple):

@@ -16,6 +16,7 @@ from minidocker.engine import Engine
 from minidocker.errors import ContainerNotFound, ImageNotFound
 from minidocker.image.catalog import short_id
 from minidocker.image.store import Image
+from minidocker.linux import trees
 from minidocker.progress import Progress
 
 
@@ -69,6 +70,11 @@ def run_step(engine: Engine, step: RunStep) -> StepResult:
             attachment.close()
         exit_code = stories.wait(engine, engine.containers.load(container.id))
         upper = on_failure.enter_context(storage.upper(engine, container))
+        if exit_code == 0:  # what it has changed becomes a layer by a rename: before that, nobody may see the container
+            on_failure.enter_context(engine.containers.lock(container.id))
+            gone = engine.containers.forget(container.id)
+            on_failure.callback(trees.delete, gone)
+            upper = gone + upper.removeprefix(engine.containers.path(container.id))
         undo = on_failure.pop_all()
     return StepResult(exit_code, upper, undo.close)
 

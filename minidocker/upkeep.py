@@ -7,7 +7,7 @@ import contextlib
 import os
 from typing import NamedTuple
 
-from minidocker.container import cgroups, cleanup, network, rootless
+from minidocker.container import cgroups, cleanup, network, records, rootless
 from minidocker.engine import Engine, usages
 from minidocker.errors import ContainerNotFound
 from minidocker.linux import trees
@@ -65,8 +65,9 @@ def tidy(engine: Engine) -> None:
             cleanup.after_dead_shim(containers, containers.load(container.id))
     if os.path.isdir(containers.folder):
         for name in os.listdir(containers.folder):
-            if name.endswith(".removed"):
-                trees.delete(f"{containers.folder}/{name}")
+            folder = f"{containers.folder}/{name}"
+            if name.endswith(".removed") and not records.is_locked(f"{folder}/lock"):  # a build still needs that one
+                trees.delete(folder)
     if not any(os.path.isdir(containers.run_path(container_id)) for container_id in containers.ids()):
         network.remove_all(engine.run)
         for place in set(cgroups.mounted().values()):

@@ -240,4 +240,6 @@ def explanation(error: Exception) -> str:
         if error.errno in (errno.EACCES, errno.EPERM) and os.geteuid() != 0 and "sudo" not in text:
             return f"{text}: minidocker needs root: run it with sudo"
         return text
+    if isinstance(error, RecursionError):
+        return "a tree of folders is nested too deeply to be walked"
     return f"{type(error).__name__}: {error}\nThis is a bug in minidocker. MINIDOCKER_DEBUG=1 shows where it happened."

@@ -44,20 +44,20 @@ def identify(user: str, passwd: str = "/etc/passwd", group: str = "/etc/group") 
     name, _, group_name = user.partition(":")
     uid, gid, home, login = 0, 0, "/", ""
     for entry in _entries(passwd, 6):
-        if entry[2].isdigit() and (entry[0] == name or entry[2] == (name or "0")):
+        if entry[2].isdecimal() and (entry[0] == name or entry[2] == (name or "0")):
             login, uid, gid, home = entry[0], int(entry[2]), int(entry[3] or 0), entry[5] or "/"
             break
     else:
-        if name and not name.isdigit():
+        if name and not name.isdecimal():
             raise StartError(f"unable to find user {name}: no matching entries in passwd file")
         uid = _number(name or "0")
-    groups = [entry for entry in _entries(group, 4) if entry[2].isdigit()]
+    groups = [entry for entry in _entries(group, 4) if entry[2].isdecimal()]
     if not group_name:
         return Identity(uid, gid, tuple(int(g[2]) for g in groups if login and login in g[3].split(",")), home)
     for entry in groups:
         if group_name in (entry[0], entry[2]):
             return Identity(uid, int(entry[2]), (), home)
-    if not group_name.isdigit():
+    if not group_name.isdecimal():
         raise StartError(f"unable to find group {group_name}: no matching entries in group file")
     return Identity(uid, _number(group_name), (), home)
 

@@ -193,9 +193,8 @@ def check(block: bytes) -> None:
     if len(block) != BLOCK:
         raise UnsafeLayer("unexpected end of layer: the archive was cut off in a header")
     others = block[:148] + block[156:]
-    unsigned = sum(others) + 8 * ord(" ")
-    signed = unsigned - 256 * sum(byte > 127 for byte in others)
-    if number(block[148:156]) not in (unsigned, signed):
+    told, unsigned = number(block[148:156]), sum(others) + 8 * ord(" ")
+    if told != unsigned and told != unsigned - 256 * sum(byte > 127 for byte in others):
         raise ValueError("a wrong checksum")
 
 

@@ -235,7 +235,8 @@ def remove_damaged(engine: Engine, name: str) -> bool:
     """Remove a container that only its folder is left of, by the beginning of its id; say whether there was one."""
     from minidocker.container import lifecycle
 
-    found = [container_id for container_id in engine.containers.damaged() if name and container_id.startswith(name)]
+    damaged = engine.containers.damaged(engine.containers.list())
+    found = [container_id for container_id in damaged if name and container_id.startswith(name)]
     for container_id in found:
         lifecycle.remove_damaged(engine.containers, container_id)
     return bool(found)

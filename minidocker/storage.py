@@ -16,7 +16,7 @@ from minidocker.container import records, remap
 from minidocker.container.records import Container
 from minidocker.container.view import mounted, view
 from minidocker.engine import Engine
-from minidocker.errors import InvalidArgument
+from minidocker.errors import InvalidArgument, InvalidManifest
 from minidocker.image import layers, overlay
 from minidocker.image.layout import replace_file
 from minidocker.linux import syscalls, trees
@@ -35,6 +35,7 @@ def lowers(engine: Engine, container: Container) -> list[str]:
 
 def prepare(engine: Engine, container: Container, report: Report) -> None:
     """Make the folders that a new container's root needs, and those of the host that it mounts and that are missing."""
+    _check_layers(engine, container)
     _make_sources(container)
     folder = engine.containers.path(container.id)
     for name in ("init", "upper", "work", "merged"):
@@ -47,6 +48,16 @@ def prepare(engine: Engine, container: Container, report: Report) -> None:
     if not overlay_works(engine, report):
         os.mkdir(f"{folder}/rootfs")
         flatten(lowers(engine, container), f"{folder}/rootfs")
+
+
+def _check_layers(engine: Engine, container: Container) -> None:
+    """Raise InvalidManifest where a layer of the image has been deleted by hand."""
+    for diff_id in container.spec.layers:
+        if not engine.images.has_layer(diff_id):
+            raise InvalidManifest(
+                f"{engine.images.layer_path(diff_id)} is gone, which {container.image} needs: "
+                f"pull, load or build the image again"
+            )
 
 
 def _make_sources(container: Container) -> None:

@@ -525,8 +525,10 @@ def test_a_record_cut_in_half(roots: Roots, minidocker: Minidocker, refused: Ref
     pid = state_of(minidocker, box)["Pid"]
     container_id = os.path.basename(folder)
     halve(f"{folder}/record.json")
-    assert other in minidocker.ok("ps", "-a")
-    assert other in minidocker.ok("ps")
+    for listing in (minidocker("ps"), minidocker("ps", "-a")):
+        assert listing.returncode == 0
+        assert other in listing.stdout
+        assert f"container {container_id[:12]} has a damaged record: remove it with" in listing.stderr
     refused(f"start {container_id[:12]}", 1, f"(?s)damaged record.*rm -f {container_id[:12]}")
     refused(f"logs {container_id[:12]}", 1, "damaged record")
     refused(f"start {box}", 1, "No such container")
@@ -558,6 +560,37 @@ def test_a_blob_cut_in_half(roots: Roots, minidocker: Minidocker, refused: Refus
     assert "busybox" in minidocker.ok("images")
     minidocker.ok("pull", "-q", "busybox")
     assert works(minidocker)
+
+
+def test_a_layer_cut_in_half(
+    roots: Roots, minidocker: Minidocker, refused: Refusals, other: str, tmp_path: Path
+) -> None:
+    blobs = f"{roots.root}/images/blobs/sha256"
+    layer = max(os.listdir(blobs), key=lambda name: os.path.getsize(f"{blobs}/{name}"))
+    halve(f"{blobs}/{layer}")
+    refused(f"save -o {tmp_path}/saved.tar busybox", 1, f"blob sha256:{layer} was damaged on disk .*pull or load")
+    assert not (tmp_path / "saved.tar").exists()
+    assert works(minidocker), "what is unpacked is whole"
+    minidocker.ok("pull", "-q", "busybox")
+    minidocker.ok("save", "-o", f"{tmp_path}/saved.tar", "busybox")
+    [folder] = [name for name in os.listdir(f"{roots.root}/layers") if os.path.isdir(f"{roots.root}/layers/{name}")]
+    os.rename(f"{roots.root}/layers/{folder}", f"{roots.root}/layers/{folder}.away")
+    refused("run busybox true", 125, f"{folder} is gone, which busybox needs: pull, load or build the image again")
+    assert minidocker.ok("ps", "-a", "--format", "{{.Names}}") == other
+    minidocker.ok("pull", "-q", "busybox")
+
+
+def test_the_networks_note_cut_in_half(roots: Roots, minidocker: Minidocker, busybox_image: str) -> None:
+    """The bridge itself tells its subnet; those who are on it notice nothing."""
+    run = ("run", "-d", "--network", "bridge", busybox_image, "sleep", "1000")
+    first = minidocker.ok(*run)
+    address = minidocker.ok("inspect", "-f", "{{.NetworkSettings.IPAddress}}", first)
+    halve(f"{roots.run}/network/subnet")
+    second = minidocker.ok(*run)
+    assert minidocker.ok("exec", second, "ping", "-c", "1", "-W", "5", address).count("1 packets received") == 1
+    halve(f"{roots.run}/network/subnet")
+    minidocker.ok("rm", "-f", first, second)
+    minidocker.ok("run", "--rm", busybox_image, "true")
 
 
 # A shim that was killed

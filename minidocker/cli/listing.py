@@ -40,6 +40,9 @@ def ps(call: Call) -> int:
     wanted = filters.read(call["filter"], FILTERS)
     engine = call.engine()
     containers: list[Container] = engine.containers.list()
+    for container_id in engine.containers.damaged(containers):
+        remedy = f"remove it with 'minidocker rm -f {container_id[:12]}'"
+        print(f"container {container_id[:12]} has a damaged record: {remedy}", file=sys.stderr)
     latest = 1 if call["latest"] else call["last"]
     if not (call["all"] or latest > 0 or wanted.keys() & {"status", "exited"}):
         containers = [container for container in containers if container.running]

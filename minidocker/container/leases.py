@@ -69,6 +69,14 @@ def release(folder: str, container_id: str) -> None:
                 os.unlink(f"{folder}/{lease.address}")
 
 
+def is_subnet(text: str) -> bool:
+    """Say whether a text is like `172.18.0.0/16`, with room for containers."""
+    address, _, prefix = text.partition("/")
+    parts = address.split(".")
+    whole = len(parts) == 4 and all(part.isdecimal() and int(part) < 256 for part in parts)
+    return whole and prefix.isdecimal() and 8 <= int(prefix) <= 29
+
+
 def bounds(subnet: str) -> tuple[int, int]:
     """Return the first address of `172.18.0.0/16` as a number, and how many there are."""
     address, _, prefix = subnet.partition("/")

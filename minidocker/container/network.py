@@ -254,9 +254,7 @@ def _ensure_bridge(run_dir: str, host: "socket.socket") -> str:
     from minidocker.container import subnets
 
     own, path = names(run_dir), f"{run_dir}/network/subnet"
-    remembered = ""
-    with contextlib.suppress(FileNotFoundError), open(path) as file:
-        remembered = file.read()
+    remembered = _remembered_subnet(path, own.bridge)
     if remembered and links.exists(host, own.bridge):
         return remembered
     with records.locked(f"{run_dir}/network/subnet.lock" if userns.is_mapped() else SUBNET_LOCK):
@@ -271,6 +269,20 @@ def _ensure_bridge(run_dir: str, host: "socket.socket") -> str:
         file.write(subnet)
     os.rename(f"{path}.tmp", path)
     return subnet
+
+
+def _remembered_subnet(path: str, bridge: str) -> str:
+    """Return the subnet noted at `path`; where the note is damaged, what the bridge has; "" where there is neither."""
+    try:
+        with open(path) as file:
+            noted = file.read()
+    except FileNotFoundError:
+        return ""
+    if leases.is_subnet(noted):
+        return noted
+    from minidocker.container import network_links as links
+
+    return links.subnet_of(bridge)
 
 
 def _reclaim(run_dir: str) -> None:

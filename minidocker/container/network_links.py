@@ -9,6 +9,7 @@ See: netlink(7), rtnetlink(7); RFC 3549.
 
 import contextlib
 import errno
+import fcntl
 import os
 import socket
 import struct
@@ -222,6 +223,22 @@ def exists(channel: socket.socket, name: str) -> bool:
         if error.errno != errno.ENODEV:
             raise
         return False
+
+
+def subnet_of(name: str) -> str:
+    """Return the subnet of an interface's address, as `172.18.0.0/16`; "" where it has none.
+
+    See: netdevice(7), SIOCGIFADDR and SIOCGIFNETMASK.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        try:
+            asked = [
+                fcntl.ioctl(any_socket, request, struct.pack("256s", name.encode())) for request in (0x8915, 0x891B)
+            ]
+        except OSError:
+            return ""
+    address, mask = (int.from_bytes(answer[20:24], "big") for answer in asked)
+    return f"{socket.inet_ntoa((address & mask).to_bytes(4, 'big'))}/{mask.bit_count()}"
 
 
 def remove(channel: socket.socket, name: str) -> None:

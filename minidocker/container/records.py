@@ -13,7 +13,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from minidocker.container.spec import Port, Spec
@@ -244,9 +244,9 @@ class Containers:
                 found.append(self.load(container_id))
         return sorted(found, key=lambda container: container.created, reverse=True)
 
-    def damaged(self) -> Ids:
-        """Return the ids of those whose record cannot be read: a disk that was full, a file cut in half."""
-        known = {container.id for container in self.list()}
+    def damaged(self, whole: Iterable[Container]) -> Ids:
+        """Return the ids of those beside the `whole` ones whose record cannot be read, a file cut in half say."""
+        known = {container.id for container in whole}
         candidates = [name for name in self.ids() if name not in known]
         return [name for name in candidates if os.path.exists(self.path(name, "record.json"))]
 

@@ -44,7 +44,7 @@ def save(store: ImageStore, names: Iterable[str], out: BinaryIO) -> None:
 
     Nothing in it tells when it was written: the same images give the same archive.
 
-    Raises `ImageNotFound`.
+    Raises `ImageNotFound`, `DigestMismatch` for a blob that was damaged on disk: the archive is no good then.
     """
     entries: list[Descriptor] = []
     described: list[Json] = []
@@ -62,8 +62,7 @@ def save(store: ImageStore, names: Iterable[str], out: BinaryIO) -> None:
     _write_folders(out.write)
     for digest, size in sorted(blobs.items()):
         out.write(_file_header(_blob_name(digest), size))
-        with store.layout.open_blob(digest) as file:
-            _copy(file, out.write)
+        store.layout.copy_blob(digest, out.write)
         out.write(padding(size))
     _write_file(out.write, "index.json", Index(oci.INDEX, tuple(entries)).to_bytes())
     _write_file(out.write, "manifest.json", json.dumps(described).encode())

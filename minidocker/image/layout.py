@@ -12,7 +12,7 @@ See: OCI image-spec, image-layout.md.
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Self
@@ -93,10 +93,15 @@ class Layout:
 
     def check_blob(self, digest: str) -> None:
         """Read a blob of any size through. Raises `DigestMismatch` when it was damaged, and deletes it then."""
+        self.copy_blob(digest, lambda data: None)
+
+    def copy_blob(self, digest: str, write: Callable[[bytes], object]) -> None:
+        """Hand on a blob of any size, chunk by chunk, and check it the while: see `check_blob`."""
         found = _sha256()
         with self.open_blob(digest) as file:
             while data := file.read(CHUNK):
                 found.update(data)
+                write(data)
         if digest != f"sha256:{found.hexdigest()}":
             self.delete_blob(digest)
             raise DigestMismatch(f"blob {digest} was damaged on disk and is deleted: pull or load its image again")

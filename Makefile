@@ -8,7 +8,7 @@ ROUNDS ?= 300
 REPEAT ?= 300
 SEED ?= 1
 
-.PHONY: help setup demo test test-unit test-vm test-versions chaos check format bench fuzz clean
+.PHONY: help setup demo test test-unit test-vm test-versions chaos check format bench probes fuzz clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -50,6 +50,10 @@ format: ## format the code and mend what the linter can
 bench: ## measure side by side with docker; writes benchmarks/results.json and the README's table
 	@$(PYTHON) scripts/prepare.py test
 	@$(VENV)/bin/python benchmarks/run.py
+
+probes: ## look around in docker's default container and in ours; writes docs/probes.md
+	@$(PYTHON) scripts/prepare.py test
+	@$(VENV)/bin/python scripts/probes.py
 
 fuzz: ## fuzz one reader of strangers' input: make fuzz TARGET=tar SECONDS=60 (see docs/fuzzing.md)
 	$(VENV)/bin/pip install --quiet 'atheris>=3'

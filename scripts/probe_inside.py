@@ -23,7 +23,7 @@ READ = (
 )
 STATUS = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp", "Uid", "Gid", "Groups", "Umask")
 LAST_CALL = 470
-SECONDS = 0.5  # enough for any call that comes back at all
+SECONDS = 2.0  # enough for any call that comes back at all
 Found = dict[str, str]
 libc = ctypes.CDLL(None, use_errno=True)
 libc.syscall.restype = ctypes.c_long
@@ -169,7 +169,14 @@ def outcome(number: int) -> str:
         finally:
             os._exit(0)
     os.close(writing)
-    said = os.read(readable, 64).decode() if select.select([readable], [], [], SECONDS)[0] else "silent"
+    said = ""
+    while select.select([readable], [], [], SECONDS)[0]:
+        more = os.read(readable, 64).decode()  # two of them speak after a fork
+        said += more
+        if not more:
+            break
+    else:
+        said = said or "silent"
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     os.close(readable)

@@ -597,7 +597,10 @@ def test_the_networks_note_cut_in_half(roots: Roots, minidocker: Minidocker, bus
 
 
 def shim_of(minidocker: Minidocker, name: str) -> int:
-    pid = state_of(minidocker, name)["Pid"]
+    return parent_of(state_of(minidocker, name)["Pid"])
+
+
+def parent_of(pid: int) -> int:
     return int(re.findall(r"PPid:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[0])
 
 
@@ -623,6 +626,14 @@ def test_a_killed_shim(minidocker: Minidocker, refused: Refusals, busybox_image:
     minidocker.ok("rm", "-f", "box")
     minidocker.ok(*run)
     minidocker.ok("rm", "-f", "box")
+
+    # that of an exec: its program goes, the container stays
+    inside = minidocker.start("exec", "other", "sleep", "77")
+    until(lambda: "sleep 77" in minidocker.ok("top", "other"))
+    row = next(line for line in minidocker.ok("top", "other").splitlines() if line.endswith("sleep 77"))
+    os.kill(parent_of(int(row.split()[1])), signal.SIGKILL)
+    assert inside.wait(10) == 137
+    until(lambda: "sleep 77" not in minidocker.ok("top", "other"))
 
     front = minidocker.start("run", "--name", "front", "--network", "none", busybox_image, "sleep", "1000")
     until(lambda: "front" in minidocker.ok("ps"))
@@ -698,6 +709,9 @@ def test_pulls_and_removals_of_one_image(minidocker: Minidocker, busybox_image: 
             pull = f"pull -q {name}"
             at_once(minidocker, pull, f"rmi {name}", pull, "image prune -f", f"create {name} x", codes=(0, 1))
             minidocker("rm", "-f", *minidocker.ok("ps", "-aq").split())
+        at_once(minidocker, pull, "system prune -af", pull, f"create {name} x", "pull -q busybox", codes=(0, 1))
+        minidocker("rm", "-f", *minidocker.ok("ps", "-aq").split())
+        minidocker.ok("pull", "-q", "busybox")
         minidocker.ok("pull", "-q", name)
         container = minidocker.ok("create", name, "x")
         assert minidocker.ok("diff", container) == ""

@@ -332,17 +332,23 @@ def test_what_docker_makes_we_run(
 def test_what_podman_makes_we_run(
     minidocker: Minidocker, podman: Podman, served: str, base: str, context: str, listing: Lister, tmp_path: Path
 ) -> None:
-    name = f"{served}/by/podman:1"
+    name, committed = f"{served}/by/podman:1", f"{served}/by/podman:2"
     podman.run("load", "-i", base)
     podman.run("build", "--network=none", "--layers", "-t", name, context, timeout=200)
     podman.run("push", "--tls-verify=false", name)
     tree = listing(podman.run, name)
     tree["."] = tree["."]._replace(mode=0o755)  # podman takes away the right to write to a container's root folder
     expected(tree)
+    podman.run("run", "--name", "changed", "-u", "0", "--entrypoint", "rm", name, "-r", "/tree/dir")
+    podman.run("commit", "changed", committed)
+    podman.run("push", "--tls-verify=false", committed)
+    podman.run("rm", "changed")
     podman.run("save", "--format", "oci-archive", "-o", f"{tmp_path}/oci.tar", name)
     podman.run("save", "--format", "docker-archive", "-o", f"{tmp_path}/docker.tar", name)
-    podman.run("rmi", name)
+    podman.run("rmi", name, committed)
 
+    minidocker.ok("pull", committed)
+    assert {path for path in tree if path not in listing(minidocker.ok, committed)} == {"tree/dir", "tree/dir/in"}
     minidocker.ok("pull", name)
     assert minidocker.ok("run", "--rm", name) == SAID
     assert unlike(listing(minidocker.ok, name), tree) == []

@@ -7,10 +7,12 @@
 The processor is emulated (no KVM is needed), which makes everything some ten times slower than here.
 """
 
+import contextlib
 import os
 import re
 import select
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -25,9 +27,9 @@ MODES = {
     "plain": "tests/test_limits.py tests/vm/plain.py",
     "systemd": "tests/test_limits.py tests/vm/systemd.py tests/vm/ordinary_user.py",
 }
-COMMAND = "MINIDOCKER_VM={} python3 -m pytest -v -rs --color=no --tb=short {}"
+COMMAND = "MINIDOCKER_VM={} python3 -m pytest -v -rs --color=no --tb=short -o timeout=600 {}"
 HOST_PACKAGES = ("qemu-system-x86", "debootstrap", "e2fsprogs")
-LIMIT = int(os.environ.get("MINIDOCKER_VM_SECONDS", "1200"))
+LIMIT = int(os.environ.get("MINIDOCKER_VM_SECONDS", "2400"))
 # The kernel says only what is serious, so that the tests can be read; an end of the machine is an end of qemu.
 KERNEL_LINE = "console=ttyS0 quiet loglevel=3 panic=-1 systemd.show_status=false mode={}"
 
@@ -50,36 +52,45 @@ def main(words: list[str]) -> int:
     chosen = [words[0]] if words else list(MODES)
     tests = {mode: shlex.join(words[1:]) or MODES[mode] for mode in chosen}
     machines = {mode: vm_image.machine(mode, COMMAND.format(mode, tests[mode])) for mode in chosen}
-    with ThreadPoolExecutor() as threads:
-        outcomes = list(threads.map(run_tests, machines.values(), machines))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as ctrl-c: the machines end with us
+    with ThreadPoolExecutor() as threads, contextlib.ExitStack() as booted:
+        guests = {mode: booted.enter_context(boot(machine, mode)) for mode, machine in machines.items()}
+        outcomes = list(threads.map(follow, guests.values(), guests))
     print()
     for mode, outcome in zip(machines, outcomes, strict=True):
         print(f"vm {mode:<8} {outcome.summary}  (up after {outcome.boot:.0f} s; console: {log_path(mode)})")
     return max(outcome.code for outcome in outcomes)
 
 
-def run_tests(machine: vm_image.Machine, mode: str) -> Outcome:
-    """Boot a machine, show what its tests say as they say it, and return how they ended."""
+@contextlib.contextmanager
+def boot(machine: vm_image.Machine, mode: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a machine whose console can be read; it ends with the block."""
     say("vm", f"booting {mode}")
-    started, boot, summary, code = time.monotonic(), 0.0, "", -1
     argv = [*qemu(machine, mode), "-serial", "stdio"]
     with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as guest:
         try:
-            for line in console(guest, log_path(mode), started + LIMIT):
-                if line == "vm: ready":
-                    boot = time.monotonic() - started
-                elif ended := re.fullmatch(r"vm: ended with (\d+)", line):
-                    code = int(ended[1])
-                elif boot and code < 0 and line:
-                    print(f"  {mode:<8} {line}", flush=True)
-                    summary = line.strip("= ") if re.match(r"=+ .* in [\d.]+s", line) else summary
-        except TimeoutError:
-            return Outcome(124, f"not done after {LIMIT} s (MINIDOCKER_VM_SECONDS)", boot)
+            yield guest
         finally:
             guest.kill()
+
+
+def follow(guest: subprocess.Popen[bytes], mode: str) -> Outcome:
+    """Show what a machine's tests say as they say it, and return how they ended."""
+    started, up, summary, code = time.monotonic(), 0.0, "", -1
+    try:
+        for line in console(guest, log_path(mode), started + LIMIT):
+            if line == "vm: ready":
+                up = time.monotonic() - started
+            elif ended := re.fullmatch(r"vm: ended with (\d+)", line):
+                code = int(ended[1])
+            elif up and code < 0 and line:
+                print(f"  {mode:<8} {line}", flush=True)
+                summary = line.strip("= ") if re.match(r"=+ .* in [\d.]+s", line) else summary
+    except TimeoutError:
+        return Outcome(124, f"not done after {LIMIT} s (MINIDOCKER_VM_SECONDS)", up)
     if code < 0:
-        return Outcome(125, "the machine ended before the tests did", boot)
-    return Outcome(code, summary or f"exit code {code}", boot)
+        return Outcome(125, "the machine ended before the tests did", up)
+    return Outcome(code, summary or f"exit code {code}", up)
 
 
 def console(guest: subprocess.Popen[bytes], log: str, deadline: float) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """The virtual machine's parts: what is made once, the archive for the kernel, and what is read from the console."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -98,16 +99,18 @@ def test_a_machine_that_says_nothing_any_more(tmp_path: Path) -> None:
         ("Kernel panic\\n", 125, "the machine ended before the tests did"),
     ],
 )
-def test_how_the_tests_ended(monkeypatch: pytest.MonkeyPatch, said: str, code: int, summary: str) -> None:
-    monkeypatch.setattr(vm, "qemu", lambda machine, mode: [sys.executable, "-c", f"print('{said}', end='')"])
-    outcome = vm.run_tests(vm_image.Machine("", "", ()), "plain")
+def test_how_the_tests_ended(said: str, code: int, summary: str) -> None:
+    with talk(f"print('{said}', end='')") as guest:
+        outcome = vm.follow(guest, "plain")
     assert (outcome.code, outcome.summary) == (code, summary)
 
 
 def test_out_of_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vm, "qemu", lambda machine, mode: [sys.executable, "-c", "import time; time.sleep(60)"])
     monkeypatch.setattr(vm, "LIMIT", 1)
-    assert vm.run_tests(vm_image.Machine("", "", ()), "plain").code == 124
+    with vm.boot(vm_image.Machine("", "", ()), "plain") as guest:
+        assert vm.follow(guest, "plain").code == 124
+    assert guest.poll() == -signal.SIGKILL
 
 
 def test_the_tests_of_each_mode_are_there() -> None:

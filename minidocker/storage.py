@@ -64,6 +64,8 @@ def _make_sources(container: Container) -> None:
     """Make the folders of its volumes, and what else of the host it mounts and is missing, as docker does."""
     for mount in container.spec.mounts:
         if mount.kind != "tmpfs" and not os.path.lexists(mount.source):
+            if mount.kind == "volume":  # no other user of the host is to reach what a container puts there
+                os.makedirs(os.path.dirname(mount.source), 0o700, exist_ok=True)
             os.makedirs(mount.source, exist_ok=True)  # another container may make it now
             os.chmod(mount.source, 0o755)
 
@@ -115,7 +117,7 @@ def _try_overlay(engine: Engine) -> bool:
     # Named as what is left of a removed container: should we be killed, `system prune` deletes it.
     trial = Container(f"{os.urandom(8).hex()}.removed", "", "", "", "", Spec(args=()), records.State())
     folder = engine.containers.path(trial.id)
-    os.makedirs(engine.containers.layers, exist_ok=True)
+    os.makedirs(engine.containers.layers, 0o700, exist_ok=True)
     try:
         with mounted(engine.containers, trial, read_only=False):
             return True

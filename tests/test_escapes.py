@@ -486,3 +486,51 @@ def test_no_socket_of_ours_is_in_reach(home: Engine) -> None:
     assert os.stat(folder).st_mode & 0o777 == 0o700
     assert execute(home, container, "ls", folder).count("No such file") == 1
     engine.kill(home, container)
+
+
+# Other users of the host (CVE-2021-41091): a container's root and an ordinary user must not meet in a folder.
+
+
+def test_other_users_of_the_host_reach_no_file_of_a_container(home: Engine) -> None:
+    """A set-id program in a layer, in a container's changes or in a volume would make them root."""
+    place = "touch /suid /vol/suid; chmod 4755 /suid /vol/suid"
+    container = started(home, "sh", "-c", f"{place}; sleep 1000", mounts=(Mount("volume", "", "/vol", name="shared"),))
+    execute(home, container, "sh", "-c", "until [ -u /vol/suid ]; do sleep 0.1; done")
+    (layer,) = container.spec.layers
+    paths = [f"{home.images.layer_path(layer)}/bin/busybox", home.containers.path(container.id, "upper", "suid")]
+    paths.append(f"{home.root}/volumes/shared/_data/suid")
+    os.chmod(os.path.dirname(home.root), 0o755)
+    script = "import os; os.setgroups([]); os.setgid(65534); os.setuid(65534)"
+    script += f"; print(*map(os.path.exists, {paths!r}))"
+    assert all(os.path.exists(path) for path in paths)
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert said.split() == ["False"] * 3
+    engine.kill(home, container)
+
+
+# What does not hold, and docs/security.md says so.
+
+
+def test_container_root_is_the_hosts_root_unless_remapped(home: Engine) -> None:
+    assert output(home, "busybox", "cat", "/proc/self/uid_map").split() == ["0", "0", "4294967295"]
+
+
+def test_the_kernel_is_the_hosts(home: Engine) -> None:
+    assert output(home, "busybox", "uname", "-rv") == f"{os.uname().release} {os.uname().version}\n"
+
+
+def test_no_security_module_confines_a_container(home: Engine) -> None:
+    def label() -> str:
+        try:
+            return Path("/proc/self/attr/current").read_text().rstrip("\n\0")
+        except OSError:
+            return ""
+
+    said = output(home, "busybox", "sh", "-c", "cat /proc/self/attr/current 2> /dev/null; true")
+    assert said.rstrip("\n\0") == label()
+
+
+def test_who_is_given_the_host_has_it(home: Engine, tmp_path: Path) -> None:
+    mounts = (Mount("bind", str(tmp_path), "/host"),)
+    output(home, "busybox", "touch", "/host/made", mounts=mounts)
+    assert (tmp_path / "made").stat().st_uid == 0

@@ -69,6 +69,7 @@ def create(call: Call) -> int:
             f'create {name}: "{name}" includes invalid characters for a local volume name, only '
             '"[a-zA-Z0-9][a-zA-Z0-9_.-]" are allowed'
         )
+    os.makedirs(f"{folder(engine)}/{name}", 0o700, exist_ok=True)
     os.makedirs(f"{folder(engine)}/{name}/_data", 0o755, exist_ok=True)
     print(name)
     return 0

@@ -96,7 +96,8 @@ class UnpackedLayers:
     @contextmanager
     def _locked(self, diff_id: str) -> Iterator[None]:
         """Hold the layer alone. The lock's file goes when the layer is whole: who waited for it finds the layer."""
-        os.makedirs(self.path, exist_ok=True)
+        # Nobody else is to reach what an image has brought: a set-id program, say (the class of CVE-2021-41091).
+        os.makedirs(self.path, 0o700, exist_ok=True)
         path = f"{self.layer(diff_id)}.lock"
         with open(path, "ab") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)

@@ -59,7 +59,7 @@ fuzz: ## fuzz one reader of strangers' input: make fuzz TARGET=tar SECONDS=60 (s
 	$(VENV)/bin/pip install --quiet 'atheris>=3'
 	nice -n 10 $(VENV)/bin/python scripts/fuzz.py $(TARGET) $(or $(SECONDS),60)
 
-clean: ## stop and remove every container, network, mount and cache of ours; images stay in /var/lib/minidocker
+clean: ## stop our containers, remove our networks, mounts, caches and .venv; images and containers stay on disk
 	@if [ -x $(VENV)/bin/python ]; then $(VENV)/bin/python scripts/clean.py; fi
 	rm -rf $(VENV) .venv-3.* .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -19,6 +19,7 @@ from terminal import Terminal
 
 PROJECT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\x1b\][^\x07]*\x07|\r(?=\n)")
+QUESTION = re.compile(r"\x1b\[[0-9;?>]*[cn]")  # "where is the cursor?": the reader's terminal would type the answer
 COLOUR = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 
 
@@ -156,5 +157,5 @@ class Stage:
 
 def echo(text: str) -> None:
     """Show what an interactive program prints; without its control sequences where nobody sees them act."""
-    sys.stdout.write(text if COLOUR else CONTROL.sub("", text))
+    sys.stdout.write(QUESTION.sub("", text) if COLOUR else CONTROL.sub("", text))
     sys.stdout.flush()

@@ -28,7 +28,8 @@ def page() -> str:
     with database() as book:
         entries = book.execute("SELECT at, name, words FROM entries ORDER BY at DESC LIMIT 20").fetchall()
         (count,) = book.execute("SELECT count(*) FROM entries").fetchone()
-    return render_template("index.html", entries=entries, count=count, version=VERSION, host=socket.gethostname())
+    html = render_template("index.html", entries=entries, count=count, version=VERSION, host=socket.gethostname())
+    return html + "\n"  # which Jinja drops, and a terminal after curl misses
 
 
 @app.post("/")

@@ -43,7 +43,7 @@ COMMANDS = {
     "rmi": Entry("images", "Remove one or more images"),
     "run": Entry("run", "Run a command in a new container"),
     "save": Entry("archives", "Save one or more images to a tar archive (streamed to STDOUT by default)"),
-    "search": Entry("registry", "Search the Docker Hub for images"),
+    "search": Entry("registry", "Say where images can be searched for"),
     "start": Entry("streams", "Start one or more stopped containers"),
     "stop": Entry("containers", "Stop one or more running containers"),
     "tag": Entry("images", "Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE"),

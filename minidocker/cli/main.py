@@ -184,7 +184,7 @@ def _print_help(words: list[str]) -> int:
 def _overview() -> str:
     plain = {name: entry.summary for name, entry in COMMANDS.items() if " " not in name}
     return (
-        "\nUsage:  minidocker [OPTIONS] COMMAND\n\nA container engine small enough to read in one sitting\n"
+        "\nUsage:  minidocker [OPTIONS] COMMAND\n\nA container engine in Python, made to be read\n"
         f"\nOptions:\n{options_text(OPTIONS)}"
         f"\nManagement Commands:\n{_two_columns(GROUPS)}\nCommands:\n{_two_columns(plain)}\n"
         "Run 'minidocker COMMAND --help' for more information on a command."

@@ -94,6 +94,9 @@ _INFO = (
 )
 
 
+SECCOMP = "/proc/sys/kernel/seccomp/actions_avail"
+
+
 def _facts(call: Call) -> dict[str, Any]:
     from minidocker.cli import machine
     from minidocker.registry import embedded
@@ -116,7 +119,7 @@ def _facts(call: Call) -> dict[str, Any]:
         "CgroupVersion": str(groups.version),
         "CgroupControllers": groups.controllers,
         "Networks": ["bridge", "host", "none"],
-        "SecurityOptions": ["capabilities", "namespaces"],
+        "SecurityOptions": ["capabilities", "namespaces", *(["seccomp"] if machine.first_line(SECCOMP) else [])],
         "KernelVersion": os.uname().release,
         "OperatingSystem": machine.distribution(),
         "OSType": "linux",

@@ -169,7 +169,7 @@ def test_disks_under_version_1() -> None:
     )
 
 
-V2 = {"unified": "/sys/fs/cgroup"}
+V2 = {"unified": "/sys/fs/cgroup", "controllers": "cpuset cpu io memory pids"}
 
 
 def test_limits_under_version_2() -> None:
@@ -186,12 +186,12 @@ def test_limits_under_version_2() -> None:
 
 def test_each_folder_above_hands_the_controllers_down_first() -> None:
     writes = cgroups.plan("abc", Limits(64 << 20), V2).writes
-    handed = [("", name) for name in ("cpu", "memory", "pids", "io")]
-    handed += [("/minidocker", name) for name in ("cpu", "memory", "pids", "io")]
-    assert writes[:8] == tuple(
-        cgroups.Write(f"/sys/fs/cgroup{folder}/cgroup.subtree_control", f"+{name}", optional=True)
-        for folder, name in handed
+    assert writes[:2] == (
+        cgroups.Write("/sys/fs/cgroup/cgroup.subtree_control", "+cpu +memory +pids +io", optional=True),
+        cgroups.Write("/sys/fs/cgroup/minidocker/cgroup.subtree_control", "+cpu +memory +pids +io", optional=True),
     )
+    few = cgroups.plan("abc", Limits(), {**V2, "controllers": "memory pids"}).writes
+    assert [write.value for write in few] == ["+memory +pids"] * 2
 
 
 def test_a_folder_that_systemd_gave_is_divided() -> None:
@@ -206,7 +206,7 @@ def test_disks_under_version_2() -> None:
     throttles = (Throttle("/dev/sda", "8:0", "read_bps", 1 << 20), Throttle("/dev/sda", "8:0", "write_iops", 50))
     plan = cgroups.plan("abc", Limits(io_weight=10, throttles=throttles), V2)
     folder = "/sys/fs/cgroup/minidocker/abc"
-    assert plan.writes[8:] == (
+    assert plan.writes[2:] == (
         cgroups.Write(f"{folder}/io.bfq.weight", "10", optional=True),
         cgroups.Write(f"{folder}/io.weight", "default 1", optional=True),
         cgroups.Write(f"{folder}/io.max", f"8:0 rbps={1 << 20}"),
@@ -223,7 +223,7 @@ def test_devices_are_limited_where_the_kernel_is_asked(places: dict[str, str], l
 
 def test_a_limit_without_its_controller_is_no_container(tmp_path: Path) -> None:
     """As in an ordinary user's cgroups, to which not every controller is handed down."""
-    plan = cgroups.plan("abc", Limits(pids=9), {"unified": str(tmp_path)}, any_device=True)
+    plan = cgroups.plan("abc", Limits(pids=9), {"unified": str(tmp_path), "controllers": "cpu memory"}, any_device=True)
     with pytest.raises(StartError, match=r"cannot limit the container: there is no .*/minidocker/abc/pids\.max"):
         cgroups.create(plan)
     cgroups.create(plan._replace(writes=plan.writes[:-1]))  # what is only optional may be missing

@@ -100,10 +100,10 @@ def prepare(container_id: str, limits: Limits, privileged: bool, devices: tuple[
 
 
 def settle(container_id: str) -> dict[str, str]:
-    """Find the place for a container's cgroups; return as `mounted`, and under `delegated` a folder of our own.
+    """Find the place for a container's cgroups; return as `mounted`, and for version 2 which `controllers` it has.
 
-    Under version 2, systemd is asked for that folder, where there is a systemd: this process moves into it. Without
-    one, or with one that refuses, root makes its own folder at the top, and an ordinary user has none.
+    There systemd is asked for a folder of our own, `delegated`, where there is a systemd: this process moves into it.
+    Without one, or with one that refuses, root makes its own folder at the top, and an ordinary user has none.
     """
     places = everywhere()
     if version(places) != 2:
@@ -118,8 +118,13 @@ def settle(container_id: str) -> dict[str, str]:
             own = Plan(2, (f"{scope}/shim",), ())
             create(own)
             enter(own, os.getpid())
-            return {**places, "delegated": scope}
-    return mounted()
+            return {**places, "delegated": scope, "controllers": _controllers(scope)}
+    return {**mounted(), "controllers": _controllers(places["unified"])}
+
+
+def _controllers(folder: str) -> str:
+    with open(f"{folder}/cgroup.controllers") as file:
+        return file.read().strip()
 
 
 def plan(
@@ -180,10 +185,11 @@ def _plan_v2(container_id: str, limits: Limits, places: dict[str, str], devices:
     else:
         above = [places["unified"], f"{places['unified']}/{PARENT}"]
         folder = f"{above[1]}/{container_id}"
-    # A controller is usable in a folder only when every folder above hands it down. One that is missing is missed
-    # where a limit needs it.
-    handed_down = [(parent, name) for parent in above for name in _HANDED_DOWN]
-    writes = [Write(f"{parent}/cgroup.subtree_control", f"+{name}", optional=True) for parent, name in handed_down]
+    # A controller is usable in a folder only when every folder above hands it down; what is missing is missed where a
+    # limit needs it. All at once: some could be handed down where processes are, and leave our folder fit for threads
+    # only (EOPNOTSUPP).
+    handed_down = " ".join(f"+{name}" for name in _HANDED_DOWN if name in places["controllers"].split())
+    writes = [Write(f"{parent}/cgroup.subtree_control", handed_down, optional=True) for parent in above]
     if limits.memory:
         writes.append(Write(f"{folder}/memory.max", str(limits.memory)))
         writes.append(Write(f"{folder}/memory.swap.max", str(limits.memory), optional=True))

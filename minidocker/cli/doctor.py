@@ -155,7 +155,7 @@ def _links() -> Finding:
     missing = [name for name in ("bridge", "veth") if name not in have]
     good = not missing or os.path.isdir(folder) or not os.path.exists("/proc/modules")
     cost = "no network but --network none and host"
-    fact = "bridge, veth" if not missing else f"{', '.join(missing)} not loaded, loaded when needed"
+    fact = "bridge, veth" if not missing else f"{', '.join(missing)} built into the kernel, or loaded when needed"
     return Finding("bridges", good, fact if good else f"no {' and '.join(missing)}", cost, "modprobe -a bridge veth")
 
 

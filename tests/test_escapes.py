@@ -499,12 +499,13 @@ def test_other_users_of_the_host_reach_no_file_of_a_container(home: Engine) -> N
     (layer,) = container.spec.layers
     paths = [f"{home.images.layer_path(layer)}/bin/busybox", home.containers.path(container.id, "upper", "suid")]
     paths.append(f"{home.root}/volumes/shared/_data/suid")
+    paths.append(home.images.layout.blob_path(home.images.get("busybox").id))
     os.chmod(os.path.dirname(home.root), 0o755)
     script = "import os; os.setgroups([]); os.setgid(65534); os.setuid(65534)"
     script += f"; print(*map(os.path.exists, {paths!r}))"
     assert all(os.path.exists(path) for path in paths)
     said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
-    assert said.split() == ["False"] * 3
+    assert said.split() == ["False"] * 4
     engine.kill(home, container)
 
 

@@ -116,7 +116,7 @@ def spawn(module: str, title: str) -> tuple[socket.socket, int]:
 
     The other end is its standard input. posix_spawn(3) forks and executes in one step, without running any of this
     process's code in between: safe whatever other threads do. What is executed cannot be written to by what it becomes,
-    nor by whoever gets to see that process.
+    nor by whoever gets to see that process (the class of CVE-2019-5736).
     """
     program = interpreter.sealed(sys.executable)
     ours, theirs = socket.socketpair()

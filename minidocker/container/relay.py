@@ -68,7 +68,10 @@ class Relay:
                 os.set_blocking(fd, False)
 
     def listen(self, folder: str) -> None:
-        """Let others attach, at a socket in `folder`."""
+        """Let others attach, at a socket in `folder`, which only we may enter.
+
+        An abstract socket would have no folder: each container in the host's network could reach it (CVE-2020-15257).
+        """
         # A socket's address has room for 107 bytes: bind by a relative name.
         os.chdir(folder)
         self._listener = socket.socket(socket.AF_UNIX)

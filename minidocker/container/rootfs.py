@@ -287,7 +287,8 @@ def _host_devices() -> dict[str, tuple[int, int]]:
 def _mount_cgroups(root: int, writable: bool) -> None:
     """Show the container its own cgroups, read-only, at /sys/fs/cgroup: as the cgroup namespace has them.
 
-    Version 1 has a folder a controller, on a tmpfs; version 2 is one tree.
+    Version 1 has a folder a controller, on a tmpfs; version 2 is one tree. What could write in version 1 would name a
+    program for the host to run when a cgroup is empty (release_agent, the class of CVE-2022-0492).
     """
     flags = MS_NOSUID | MS_NODEV | MS_NOEXEC | (0 if writable else MS_RDONLY)
     controllers: dict[str, str] = {}

@@ -81,6 +81,7 @@ class ImageStore:
     def adding(self) -> Iterator[None]:
         """Keep blobs and layers that no image names yet from being collected until the block ends."""
         with self._content_lock(fcntl.LOCK_SH):
+            os.makedirs(self.layout.path, 0o700, exist_ok=True)  # other users of the host need not know what is in them
             self.layout.create()
             yield
 

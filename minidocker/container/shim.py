@@ -285,6 +285,8 @@ def _join(control: Control, request: Json, spec: Spec, pidfd: int) -> None:
         cgroups.settle(request["id"])  # only from there may an ordinary user move a process to the container's cgroup
     pipes = Pipes(spec)
     child = Child()
+    # The container sees our child from its first moment, before it could say so itself.
+    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
     syscalls.setns(pidfd, syscalls.CLONE_NEWPID)  # for our children; we stay
     pid = os.fork()
     if pid == 0:

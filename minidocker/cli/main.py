@@ -49,12 +49,27 @@ OPTIONS = (
 
 def entry() -> None:
     """Run as the process's own program, and end it."""
+    _open_missing_streams()
     code = main(sys.argv[1:])
     try:
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that Python's own flush at the end is quiet too
     sys.exit(code)
+
+
+def _open_missing_streams() -> None:
+    """Have an input, an output and a place for errors even where the caller has closed them, as cron jobs are started.
+
+    Else the next files that are opened would be taken for them.
+    """
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            opened = os.open(os.devnull, os.O_RDWR)
+            os.dup2(opened, fd)
+            if opened > 2:
+                os.close(opened)
+            setattr(sys, name, open(fd, "r" if fd == 0 else "w", closefd=False))  # noqa: SIM115, it stays
 
 
 def main(argv: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""minidocker: a container engine small enough to read in one sitting.
+"""minidocker: a container engine made to be read.
 
     import minidocker
     client = minidocker.from_env()

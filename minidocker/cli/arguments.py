@@ -92,6 +92,14 @@ class Command(NamedTuple):
     about: str = ""
 
 
+# Options that tutorials use and minidocker does not have; any other is taken for a slip of the finger.
+NOT_HERE = (
+    "restart link link-local-ip network-alias ip ip6 mac-address dns dns-search dns-option gpus runtime log-driver "
+    "log-opt health-cmd no-healthcheck shm-size ipc pid uts cgroupns cgroup-parent cpu-shares cpuset-cpus memory-swap "
+    "memory-reservation oom-kill-disable oom-score-adj group-add volumes-from volume-driver isolation squash ssh secret"
+)
+
+
 class UsageError(Exception):
     """A command line that cannot be understood; the text is ready to print."""
 
@@ -138,7 +146,8 @@ def _long(word: str, rest: list[str], long: dict[str, Option], values: dict[str,
     if option is None:
         if name == "help":
             raise HelpWanted
-        raise wrong_option(f"unknown flag: --{name}{_like(name, long)}", path)
+        absent = f": docker {path} has it, minidocker does not" if name in NOT_HERE.split() else ""
+        raise wrong_option(f"unknown flag: --{name}{absent or _like(name, long)}", path)
     if not equals:
         if option.kind == "bool":
             value = "true"

@@ -115,7 +115,7 @@ OPTIONS = (
     Row("--mount type=volume,target=/v", "stat -c '%A %u:%g' /v"),
     Row("--init", "[ $$ = 1 ] || echo not the first; kill -TERM 1; sleep 1", exit_code=143),
     Row("--network none", "ls /sys/class/net; cat /proc/net/route /etc/hosts"),
-    Row("--network host", "hostname; cat /etc/hosts /etc/resolv.conf /etc/hostname; ls /sys/class/net"),
+    Row("--network host", "hostname; cat /etc/hosts /etc/resolv.conf /etc/hostname; ls -d /sys/class/net/lo"),
     Row("--cap-add NET_ADMIN --cap-drop CHOWN", words="grep Cap /proc/self/status"),
     Row("--cap-drop all --cap-add cap_net_raw", words="grep Cap /proc/self/status"),
     Row("--security-opt no-new-privileges", words="grep -E 'NoNewPrivs|Seccomp' /proc/self/status"),
@@ -388,6 +388,6 @@ def inspected(both: Both, name: str) -> list[str]:
 def _comparable(document: Any, path: str) -> str:
     for key in path.split("."):
         document = (document or {}).get(key)
-    if path == "Config.Env":
-        document = sorted(document)  # docker puts the user's before the image's
+    if path in ("Config.Env", "HostConfig.Binds"):
+        document = sorted(document)  # docker's order varies
     return json.dumps(document or None, sort_keys=True)

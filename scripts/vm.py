@@ -118,7 +118,8 @@ def console(guest: subprocess.Popen[bytes], log: str, deadline: float) -> Iterat
 def shell(mode: str) -> int:
     """Boot a machine with a shell on this terminal."""
     machine = vm_image.machine(mode, "setsid -c sh -i")
-    return subprocess.run([*qemu(machine, mode), "-serial", "stdio"], check=False).returncode
+    terminal = ["-chardev", "stdio,id=terminal,signal=off", "-serial", "chardev:terminal"]  # ctrl-c is the guest's
+    return subprocess.run([*qemu(machine, mode), *terminal], check=False).returncode
 
 
 def qemu(machine: vm_image.Machine, mode: str) -> list[str]:

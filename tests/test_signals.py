@@ -276,7 +276,7 @@ def test_during_create_and_start(home: Minidocker, delay: float) -> None:
     process = home.start(*words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     time.sleep(delay)
     code, _ = interrupted(process)
-    assert code in (0, 130, -signal.SIGINT)
+    assert code in (0, 130, -signal.SIGINT) or (code == 1 and delay < 0.1)  # while Python itself starts it says 1
     if code == 0:  # it was too late
         home.ok("rm", "-f", *home.ok("ps", "-aq").split())
     assert home.ok("ps", "-aq") == ""

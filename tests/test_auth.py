@@ -18,7 +18,7 @@ from minidocker.registry.auth import Credentials, parse_challenges
 from minidocker.registry.client import Registry
 from minidocker.registry.transport import Patience, Refused
 
-QUICK = Patience(connect=2, idle=2, attempts=3, pause=0.01)
+QUICK = Patience(connect=5, idle=5, attempts=3, pause=0.01)
 ANNA = Credentials("anna", "pass:word")
 SAMPLE = sample_image({"a": b"1"})
 

@@ -29,7 +29,7 @@ from minidocker.registry.transport import Patience, resolve, retry_after
 from trees import snapshot
 
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="layers are unpacked with their owners: needs root")
-QUICK = Patience(connect=1, idle=1, attempts=2, pause=0.01)
+QUICK = Patience(connect=5, idle=5, attempts=2, pause=0.01)
 SAMPLE = sample_image({"a": b"1"}, {"b": b"2"})
 DIGEST = "sha256:" + "a" * 64
 

@@ -8,6 +8,7 @@ import os
 import stat
 import subprocess
 import tarfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from minidocker.image.layers import TarReader, decompressed, pack, pack_path, un
 from minidocker.image.layout import Layout
 from minidocker.image.oci import digest_of
 from minidocker.linux import userns
+from minidocker.linux.syscalls import RESOLVE_IN_ROOT, openat2
 from trees import CAPABILITY, LONG, make_everything, snapshot
 
 ROOT = os.geteuid() == 0
@@ -477,3 +479,27 @@ def test_docker_sees_the_same_tree(docker: Any, tmp_path: Path) -> None:
     for path, facts in mine.items():
         assert their[path] == facts, path
     assert LONG in " ".join(mine)
+
+
+@pytest.mark.root
+def test_a_path_is_opened_whatever_moves_meanwhile(tmp_path: Path) -> None:
+    """The kernel cannot vouch for `..` while anything is renamed or mounted anywhere, and asks for another try."""
+    os.makedirs(tmp_path / "root/a/b")
+    os.makedirs(tmp_path / "one")
+    root = os.open(tmp_path / "root", os.O_PATH)
+    over = threading.Event()
+
+    def move() -> None:
+        while not over.is_set():
+            os.rename(tmp_path / "one", tmp_path / "two")
+            os.rename(tmp_path / "two", tmp_path / "one")
+
+    mover = threading.Thread(target=move)
+    mover.start()
+    try:
+        for _ in range(3000):
+            os.close(openat2(root, "a/b/../../a/../a/b", os.O_PATH, resolve=RESOLVE_IN_ROOT))
+    finally:
+        over.set()
+        mover.join()
+        os.close(root)

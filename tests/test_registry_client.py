@@ -17,7 +17,7 @@ from minidocker.registry.auth import Credentials
 from minidocker.registry.client import Registry
 from minidocker.registry.transport import Patience, Temporary, Unreachable
 
-QUICK = Patience(connect=1, idle=1, attempts=3, pause=0.01)
+QUICK = Patience(connect=5, idle=5, attempts=3, pause=0.01)
 SAMPLE = sample_image({"a": b"1" * 100000})
 BLOB = SAMPLE.layers[0]
 ANNA = Credentials("anna", "secret")

@@ -29,7 +29,7 @@ from minidocker.registry.transport import Patience, Refused
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="layers are unpacked with their owners: needs root")
 
-QUICK = Patience(connect=1, idle=1, attempts=3, pause=0.01)
+QUICK = Patience(connect=5, idle=5, attempts=3, pause=0.01)
 NOISE = os.urandom(300_000)
 SAMPLE = sample_image({"a": NOISE}, {"b": b"2"}, {"c": b"3"}, {"d": b"4"}, {"e": b"5"})
 LAYER = SAMPLE.layers[0]

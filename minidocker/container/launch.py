@@ -62,8 +62,9 @@ def launch(process: Process, held: list[int], on_created: Callable[[int], Json])
         on_failure.callback(_give_up, connection)
         message = {**process._asdict(), "spec": process.spec.to_json(), "explain": explain.listening()}
         begin = stream.pack(stream.BEGIN, json.dumps(message).encode())
-        sent = socket.send_fds(connection, [begin], held)
-        connection.sendall(begin[sent:])  # a large profile may not go at once
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it has failed already, and has said why
+            sent = socket.send_fds(connection, [begin], held)
+            connection.sendall(begin[sent:])  # a large profile may not go at once
         frames = stream.Frames()
         arrived: list[tuple[int, bytes]] = []
         while not any(kind == stream.STARTED for kind, _ in arrived):

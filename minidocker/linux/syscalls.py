@@ -62,6 +62,8 @@ _SYS_OPEN_TREE, _SYS_MOVE_MOUNT, _SYS_MOUNT_SETATTR = 428, 429, 442
 _SYS_OPENAT2 = 437  # the same number on every architecture, as for all calls since Linux 5.3
 _SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41, "riscv64": 41, "ppc64le": 203, "s390x": 217, "armv7l": 218}
 
+_TRIES = 1000  # of openat2, while others move and mount
+
 # What each flag is called: by the kernel, and as the option of the shell command that sets it.
 _CLONE_NAMES = {
     CLONE_NEWNS: ("CLONE_NEWNS", "--mount"),
@@ -321,6 +323,10 @@ def openat2(dirfd: int, path: str | bytes, flags: int, mode: int = 0, resolve: i
     encoded = os.fsencode(path)
     size = ctypes.c_size_t(ctypes.sizeof(how))
     result: int = _libc.syscall(_SYS_OPENAT2, dirfd, encoded, ctypes.byref(how), size)
+    for _ in range(_TRIES):  # EAGAIN: something was moved or mounted meanwhile, so `..` could not be vouched for
+        if result >= 0 or ctypes.get_errno() != errno.EAGAIN:
+            break
+        result = _libc.syscall(_SYS_OPENAT2, dirfd, encoded, ctypes.byref(how), size)
     if result < 0:  # the text is made only for the error: layers are unpacked through this call, name by name
         names = {RESOLVE_IN_ROOT: ("RESOLVE_IN_ROOT", ""), RESOLVE_BENEATH: ("RESOLVE_BENEATH", "")}
         _check(result, f"openat2(path={os.fsdecode(path)}, resolve={_flags(resolve, names)})")

@@ -170,7 +170,6 @@ def shim_of(minidocker: Minidocker, name: str) -> int:
     return int(re.findall(r"PPid:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[0])
 
 
-@pytest.mark.xfail(strict=False, reason="the shell sometimes waits for an answer about the cursor")
 def test_leaving_and_coming_back(minidocker: Minidocker, shell: Terminal) -> None:
     shell.send("marker=here\r")
     shell.expect(PROMPT)

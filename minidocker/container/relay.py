@@ -174,9 +174,11 @@ class Relay:
         return len(data)
 
     def _serve_client(self, client: Client) -> None:
-        """Send what waits for a client and take what it sends; forget it when it is gone."""
+        """Take what a client sends, then send what waits for it; forget it when it is gone.
+
+        In this order: to send fails once it has left, and what it said before that is still to be read.
+        """
         try:
-            client.send()
             data = client.connection.recv(_CHUNK)
             for kind, payload in client.frames.feed(data):
                 self._take(kind, payload)
@@ -185,6 +187,10 @@ class Relay:
             gone = False
         except (OSError, ValueError, TypeError, KeyError, struct.error):  # or it does not speak as we do
             gone = True
+        try:
+            client.send()
+        except OSError:
+            client.waiting.clear()  # nobody takes it; that the client is gone is heard when all it said is read
         if gone:
             del self._clients[client.connection.fileno()]
             client.connection.close()

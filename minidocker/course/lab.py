@@ -1,0 +1,36 @@
+"""What a notebook of the course begins with: `from minidocker.course.lab import *`.
+
+`show` renders the engine's source, `check` judges an exercise, `use` puts your code into the engine, the rest are
+pictures of this machine; the `%%shell` magic runs commands.
+"""
+
+from typing import Any
+
+from minidocker.course.show import show
+
+__all__ = ["show"]
+
+
+def _register() -> None:
+    """Give the notebook that imports this its magic; outside one there is nothing to do."""
+    try:
+        from IPython import get_ipython
+    except ImportError:
+        return
+    shell: Any = get_ipython()
+    if shell is None:
+        return
+    from minidocker.course.shell import CommandFailed, magic
+
+    shell.register_magic_function(lambda line, cell: magic(line, cell, shell.user_ns), "cell", "shell")
+    shell.set_custom_exc((CommandFailed,), _say_failure)
+
+
+def _say_failure(shell: Any, kind: Any, value: BaseException, _traceback: Any, tb_offset: Any = None) -> list[str]:
+    """Say in one line what a traceback through our own code would only hide."""
+    words = [f"{kind.__name__}: {value}"]
+    shell._showtraceback(kind, value, words)
+    return words
+
+
+_register()

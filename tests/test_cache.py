@@ -6,6 +6,7 @@ import pytest
 
 from buildbench import Bench, bench
 from minidocker.build import cache
+from minidocker.build.builder import carry_out
 from minidocker.build.cache import Cache
 from minidocker.image.store import ImageStore
 
@@ -18,6 +19,29 @@ def test_key_depends_on_every_part() -> None:
         cache.key(*one) for one in [("", ()), ("a", ()), ("", ("a",)), ("a", ("b",)), ("", ("a", "b")), ("", ("ab",))]
     }
     assert len(keys) == 6
+
+
+def loop(words: list[str], known: dict[str, str], made: list[str]) -> str:
+    """Carry words out on `base`; what is made is the words so far, and `broken` cannot be made."""
+
+    def make(work: str) -> str:
+        made.append(work)
+        if work.endswith("broken"):
+            raise ValueError(work)
+        return work
+
+    return carry_out(words, "base", lambda word, base: f"{base} {word}", known.get, make, known.__setitem__)
+
+
+def test_loop_takes_what_is_known_and_resumes_where_it_failed() -> None:
+    known: dict[str, str] = {}
+    made: list[str] = []
+    with pytest.raises(ValueError, match="base a broken"):
+        loop(["a", "broken", "c"], known, made)
+    assert known == {"base a": "base a"}
+    assert loop(["a", "b"], known, made) == "base a b"
+    assert made == ["base a", "base a broken", "base a b"]
+    assert loop([], known, made) == "base"
 
 
 @pytest.mark.parametrize(

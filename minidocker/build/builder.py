@@ -5,7 +5,8 @@ What is printed is what docker's classic builder prints.
 
 import codecs
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 from minidocker.build import dockerfile, recording
@@ -30,6 +31,9 @@ from minidocker.image.store import Image, ImageStore
 __all__ = ["BuildOptions", "RunResult", "RunStep", "apply_changes", "build"]
 
 _Any = TypeVar("_Any", bound=Instruction)
+_Given = TypeVar("_Given")
+_Ready = TypeVar("_Ready")
+_Result = TypeVar("_Result")
 Resolve = Callable[[str, str, bool], Image]
 Run = Callable[[RunStep], RunResult]
 
@@ -87,6 +91,39 @@ def build(
         out(f"Successfully built {image.short_id}\n")
         out("".join(f"Successfully tagged {tag.familiar}\n" for tag in tags))
     return image.id
+
+
+def carry_out(
+    instructions: Iterable[_Given],
+    base: _Result,
+    prepare: Callable[[_Given, _Result], _Ready],
+    find: Callable[[_Ready], _Result | None],
+    make: Callable[[_Ready], _Result],
+    record: Callable[[_Ready, _Result], None],
+) -> _Result:
+    """Carry instructions out in turn, each on the image that the one before made; return the last image.
+
+    `prepare` makes an instruction ready for the image so far. What `find` still knows is not made again; what `make`
+    made is recorded, and only when it is whole: an exception ends the loop, and the next build resumes at that step.
+    """
+    for instruction in instructions:
+        work = prepare(instruction, base)
+        found = find(work)
+        if found is None:
+            found = make(work)
+            record(work, found)
+        base = found
+    return base
+
+
+class _Work(NamedTuple):
+    """One instruction, ready to be carried out on `base`. What a base image's trigger does is not `shown`."""
+
+    step: Step
+    site: Site
+    base: Base
+    key: str
+    shown: bool
 
 
 class _Builder:
@@ -180,13 +217,11 @@ class _Builder:
         triggers = draft.config.pop("OnBuild", None) or []
         if triggers:
             self.out(f"# Executing {len(triggers)} build trigger{'s' if len(triggers) > 1 else ''}\n")
-        for trigger in triggers:
-            base = self._step(self._trigger(trigger), base, draft, number)
+        asked = map(self._trigger, triggers)
+        prepare = partial(self._prepare, draft, number)
+        base = carry_out(asked, base, partial(prepare, False), self._find, self._make, self._record)
         self._show(base)
-        for instruction in instructions:
-            self._announce(instruction)
-            base = self._step(instruction, base, draft, number)
-            self._show(base)
+        base = carry_out(instructions, base, partial(prepare, True), self._find, self._make, self._record)
         self.consumed |= arguments.consumed
         self.declared[number] = arguments.declared
         return base
@@ -201,34 +236,46 @@ class _Builder:
         image = self.resolve(name, platform, self.options.pull)
         return recording.base_of(self.store, image)
 
-    def _step(self, instruction: Instruction, base: Base, draft: Draft, number: int) -> Base:
-        """Carry out one instruction, or take what it made before."""
+    def _prepare(self, draft: Draft, number: int, shown: bool, instruction: Instruction, base: Base) -> _Work:
+        """Make an instruction ready to be carried out on `base`, and say by which key the cache knows it."""
+        if shown:
+            self._announce(instruction)
         site = self._site(base, draft, number)
         expanded = self._expanded(instruction, draft.variables())
         try:
             step = prepare(expanded, site)
         except DockerfileError as error:
             raise self._located(error, instruction) from None
-        cache_key = key(base.id, (str(base.config.platform), *self._identity(step, draft)))
-        found = None if self.options.no_cache else self.cache.find(cache_key)
-        if found is not None:
-            self.out(" ---> Using cache\n")
-            return recording.base_of(self.store, found)
+        return _Work(step, site, base, key(base.id, (str(base.config.platform), *self._identity(step, draft))), shown)
+
+    def _find(self, work: _Work) -> Base | None:
+        found = None if self.options.no_cache else self.cache.find(work.key)
+        if found is None:
+            return None
+        self.out(" ---> Using cache\n")
+        return self._made(work, recording.base_of(self.store, found))
+
+    def _make(self, work: _Work) -> Base:
+        step, site = work.step, work.site
         if step.container:
             self.out(f" ---> Running in {site.container_id[:12]}\n")
-        made = self._carry_out(step, site, base)
-        if step.container:
-            self.out(f"Removing intermediate container {site.container_id[:12]}\n")
-        if made.image is not None:
-            self.cache.record(cache_key, made.image)
-        return made
-
-    def _carry_out(self, step: Step, site: Site, base: Base) -> Base:
         made = step.make() if step.make is not None else Made("", lambda: None)
         try:
-            return recording.record(self.store, base, site.draft, step.created_by, made.upper)
+            base = recording.record(self.store, work.base, site.draft, step.created_by, made.upper)
         finally:
             made.discard()
+        if step.container:
+            self.out(f"Removing intermediate container {site.container_id[:12]}\n")
+        return self._made(work, base)
+
+    def _made(self, work: _Work, base: Base) -> Base:
+        if work.shown:
+            self._show(base)
+        return base
+
+    def _record(self, work: _Work, base: Base) -> None:
+        if base.image is not None:
+            self.cache.record(work.key, base.image)
 
     def _site(self, base: Base, draft: Draft, number: int) -> Site:
         import secrets

@@ -4,7 +4,7 @@ See: Dockerfile reference, Format, Parser directives, Here-documents.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from minidocker.build import variables
@@ -90,6 +90,47 @@ def _directives(physical: list[str]) -> dict[str, str]:
     return found
 
 
+class Joined(NamedTuple):
+    """One logical line. `end` is the index of the physical line behind it."""
+
+    text: str
+    end: int
+    warnings: tuple[str, ...] = ()
+
+
+def join(physical: Sequence[str], start: int, escape: str) -> Joined:
+    """Join the line at index `start` with those that continue it. A comment gives an empty text.
+
+    Comments and empty lines between a line and its continuation are dropped; the empty ones are warned of.
+    """
+    line = physical[start].rstrip("\r").lstrip(SPACES)
+    part, continued = _cut("" if line.startswith("#") else line, escape)
+    parts = [part]
+    end = start + 1
+    warnings: list[str] = []
+    while continued and end < len(physical):
+        line = physical[end].rstrip("\r")
+        end += 1
+        if line.lstrip(SPACES).startswith("#"):
+            continue
+        if not line.strip(SPACES):
+            if end < len(physical):
+                warnings.append(f"Empty continuation line on line {end}")
+            continue
+        part, continued = _cut(line, escape)
+        parts.append(part)
+    return Joined("".join(parts), end, tuple(warnings))
+
+
+def _cut(line: str, escape: str) -> tuple[str, bool]:
+    """Take the continuation character off; say whether there was one.
+
+    It is an escape character that is the last on its line, but for blanks, and is not itself escaped.
+    """
+    match = re.search(rf"(?:^|(?<=[^{re.escape(escape)}])){re.escape(escape)}[ \t]*$", line)
+    return (line[: match.start()], True) if match else (line, False)
+
+
 class _Reader:
     """Walks once through the physical lines."""
 
@@ -98,14 +139,13 @@ class _Reader:
         self.escape = escape
         self.position = 0
         self.warnings: list[str] = []
-        # An escape character that is the last on its line and is not itself escaped continues the line.
-        self.continuation = re.compile(rf"(?:^|(?<=[^{re.escape(escape)}])){re.escape(escape)}[ \t]*$")
 
     def logical_lines(self) -> Iterator[Line]:
         """Return one line per instruction."""
         while self.position < len(self.physical):
             first = self.position + 1
-            text = self._joined()
+            text, self.position, warnings = join(self.physical, self.position, self.escape)
+            self.warnings += warnings
             if not text.strip(SPACES):
                 continue
             try:
@@ -120,33 +160,6 @@ class _Reader:
             return line
         documents = tuple(self._document(opening, first) for opening in _openings(text))
         return line._replace(last=self.position, documents=documents)
-
-    def _next(self) -> str:
-        self.position += 1
-        return self.physical[self.position - 1].rstrip("\r")
-
-    def _joined(self) -> str:
-        """Return the next line with its continuation lines. Comments and empty lines between them are dropped."""
-        parts: list[str] = []
-        start = self._next().lstrip(SPACES)
-        part, continued = self._cut("" if start.startswith("#") else start)
-        parts.append(part)
-        while continued and self.position < len(self.physical):
-            raw = self._next()
-            if raw.lstrip(SPACES).startswith("#"):
-                continue
-            if not raw.strip(SPACES):
-                if self.position < len(self.physical):
-                    self.warnings.append(f"Empty continuation line on line {self.position}")
-                continue
-            part, continued = self._cut(raw)
-            parts.append(part)
-        return "".join(parts)
-
-    def _cut(self, raw: str) -> tuple[str, bool]:
-        """Take the continuation character off; say whether there was one."""
-        match = self.continuation.search(raw)
-        return (raw[: match.start()], True) if match else (raw, False)
 
     def _document(self, opening: HereDocument, first: int) -> HereDocument:
         """Read the lines of a here-document up to its name. They are taken as they are, comments and all."""

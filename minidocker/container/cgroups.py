@@ -21,7 +21,7 @@ CONTROLLERS = ("memory", "cpu", "cpuacct", "pids", "devices", "blkio")
 _HANDED_DOWN = ("cpu", "memory", "pids", "io")  # what version 2 has of them, by its names
 # As much swap as memory, as docker gives: without a limit, a container would go on in swap. A kernel may not count it.
 # Weights count only where the disk's scheduler is one that knows them; docker, too, goes on without.
-_OPTIONAL = ("memory.memsw.limit_in_bytes", "blkio.bfq.weight")
+_OPTIONAL = ("memory.memsw.limit_in_bytes", "memory.swap.max", "blkio.bfq.weight", "io.bfq.weight", "io.weight")
 _IO_MAX = {"read_bps": "rbps", "write_bps": "wbps", "read_iops": "riops", "write_iops": "wiops"}
 _PERIOD = 100_000  # microseconds in which a container may use its share of the processors
 
@@ -40,6 +40,14 @@ class Write(NamedTuple):
     path: str
     value: str
     optional: bool = False
+
+
+class Limit(NamedTuple):
+    """One value for one control file of the container's folder, in the words of one version."""
+
+    controller: str
+    file: str
+    value: str
 
 
 class Plan(NamedTuple):
@@ -146,24 +154,54 @@ def plan(
     return Plan(0, (), ())
 
 
+def limit_files(version: int, limits: Limits) -> list[Limit]:
+    """Say which files hold the limits on memory, processors and processes, in `version` 1 or 2, in this order. Pure.
+
+    Processors are given as time: so many microseconds in each period. Version 1 counts swap with the memory, version 2
+    by itself; a container gets as much swap as memory.
+
+    See: the kernel's cgroup-v1/memory.rst, scheduler/sched-bwc.rst, cgroup-v1/pids.rst; cgroup-v2.rst.
+    """
+    share = int(limits.cpus * _PERIOD)
+    found = []
+    if limits.memory and version == 1:
+        found.append(Limit("memory", "memory.limit_in_bytes", str(limits.memory)))
+        found.append(Limit("memory", "memory.memsw.limit_in_bytes", str(2 * limits.memory)))
+    elif limits.memory:
+        found.append(Limit("memory", "memory.max", str(limits.memory)))
+        found.append(Limit("memory", "memory.swap.max", str(limits.memory)))
+    if limits.cpus and version == 1:
+        found.append(Limit("cpu", "cpu.cfs_period_us", str(_PERIOD)))
+        found.append(Limit("cpu", "cpu.cfs_quota_us", str(share)))
+    elif limits.cpus:
+        found.append(Limit("cpu", "cpu.max", f"{share} {_PERIOD}"))
+    if limits.pids > 0:
+        found.append(Limit("pids", "pids.max", str(limits.pids)))
+    return found
+
+
+def disk_files(version: int, limits: Limits) -> list[Limit]:
+    """Say which files hold the limits on disks. Pure."""
+    found = []
+    if limits.io_weight and version == 1:
+        found.append(Limit("blkio", "blkio.bfq.weight", str(limits.io_weight)))
+    elif limits.io_weight:  # docker's 10 to 1000, which is the scheduler bfq's; the kernel's own go from 1 to 10000
+        found.append(Limit("io", "io.bfq.weight", str(limits.io_weight)))
+        found.append(Limit("io", "io.weight", f"default {1 + (limits.io_weight - 10) * 9999 // 990}"))
+    for what, number, rate in ((throttle.what, throttle.number, throttle.rate) for throttle in limits.throttles):
+        if version == 1:
+            found.append(Limit("blkio", f"blkio.throttle.{what}_device", f"{number} {rate}"))
+        else:
+            found.append(Limit("io", "io.max", f"{number} {_IO_MAX[what]}={rate}"))
+    return found
+
+
 def _plan_v1(container_id: str, limits: Limits, places: dict[str, str], devices: tuple[str, ...]) -> Plan:
     folders = {name: f"{places[name]}/{PARENT}/{container_id}" for name in CONTROLLERS if name in places}
-    writes: list[tuple[str, str, str]] = []
-    if limits.memory:
-        writes.append(("memory", "memory.limit_in_bytes", str(limits.memory)))
-        writes.append(("memory", "memory.memsw.limit_in_bytes", str(2 * limits.memory)))
-    if limits.cpus:
-        writes.append(("cpu", "cpu.cfs_period_us", str(_PERIOD)))
-        writes.append(("cpu", "cpu.cfs_quota_us", str(int(limits.cpus * _PERIOD))))
-    if limits.pids > 0:
-        writes.append(("pids", "pids.max", str(limits.pids)))
-    if limits.io_weight:
-        writes.append(("blkio", "blkio.bfq.weight", str(limits.io_weight)))
-    for throttle in limits.throttles:
-        writes.append(("blkio", f"blkio.throttle.{throttle.what}_device", f"{throttle.number} {throttle.rate}"))
+    writes = [*limit_files(1, limits), *disk_files(1, limits)]
     if devices:
-        writes.append(("devices", "devices.deny", "a"))
-        writes += [("devices", "devices.allow", rule) for rule in devices]
+        writes.append(Limit("devices", "devices.deny", "a"))
+        writes += [Limit("devices", "devices.allow", rule) for rule in devices]
     for name, _, _ in writes:
         if name not in folders and name != "devices":  # without it, CAP_MKNOD is withheld: see `engine.create`
             raise StartError(f"cannot limit {name}: this kernel's cgroups have no {name} controller mounted")
@@ -190,19 +228,8 @@ def _plan_v2(container_id: str, limits: Limits, places: dict[str, str], devices:
     # only (EOPNOTSUPP).
     handed_down = " ".join(f"+{name}" for name in _HANDED_DOWN if name in places["controllers"].split())
     writes = [Write(f"{parent}/cgroup.subtree_control", handed_down, optional=True) for parent in above]
-    if limits.memory:
-        writes.append(Write(f"{folder}/memory.max", str(limits.memory)))
-        writes.append(Write(f"{folder}/memory.swap.max", str(limits.memory), optional=True))
-    if limits.cpus:
-        writes.append(Write(f"{folder}/cpu.max", f"{int(limits.cpus * _PERIOD)} {_PERIOD}"))
-    if limits.pids > 0:
-        writes.append(Write(f"{folder}/pids.max", str(limits.pids)))
-    if limits.io_weight:  # docker's 10 to 1000, which is the scheduler bfq's; the kernel's own go from 1 to 10000
-        writes.append(Write(f"{folder}/io.bfq.weight", str(limits.io_weight), optional=True))
-        weight = 1 + (limits.io_weight - 10) * 9999 // 990
-        writes.append(Write(f"{folder}/io.weight", f"default {weight}", optional=True))
-    for throttle in limits.throttles:
-        writes.append(Write(f"{folder}/io.max", f"{throttle.number} {_IO_MAX[throttle.what]}={throttle.rate}"))
+    for _, file, value in (*limit_files(2, limits), *disk_files(2, limits)):
+        writes.append(Write(f"{folder}/{file}", value, optional=file in _OPTIONAL))
     return Plan(2, (folder,), tuple(writes), devices)
 
 

@@ -145,17 +145,22 @@ def open_terminal(parent: Parent, console: bool) -> Streams:
     # Of the master itself and not by its path, which could lead elsewhere in a container that runs already.
     slave = fcntl.ioctl(master, TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
     if console:
-        with contextlib.suppress(FileExistsError):  # the user or the image has mounted a /dev of their own
-            os.mknod("/dev/console", 0o620)
-        # Upon what is there, be it a link, and not where it leads (the class of CVE-2025-52565).
-        place = os.open("/dev/console", os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-        syscalls.mount(f"/proc/self/fd/{slave}", f"/proc/self/fd/{place}", flags=syscalls.MS_BIND)
-        os.close(place)
+        show_console(slave)
     parent.give_terminal(master)
     os.close(master)
     explain.step(f"ioctl({path}, TIOCSCTTY)", f"setsid --ctty sh <{path} >{path} 2>&1")
     fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
     return Streams(slave, slave, slave)
+
+
+def show_console(slave: int) -> None:
+    """Bind the terminal's container end to /dev/console, where a program that has no other place writes to."""
+    with contextlib.suppress(FileExistsError):  # the user or the image has mounted a /dev of their own
+        os.mknod("/dev/console", 0o620)
+    # Upon what is there, be it a link, and not where it leads (the class of CVE-2025-52565).
+    place = os.open("/dev/console", os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    syscalls.mount(f"/proc/self/fd/{slave}", f"/proc/self/fd/{place}", flags=syscalls.MS_BIND)
+    os.close(place)
 
 
 def take_over(spec: Spec, streams: Streams, seccomp: bytes, make_workdir: bool) -> None:

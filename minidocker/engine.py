@@ -156,19 +156,22 @@ def find_or_pull(engine: Engine, name: str, platform: str = "", report: Report =
 
 
 def run(
-    engine: Engine, image_name: str, options: RunOptions, report: Report = progress.silent
+    engine: Engine, image_name: str, options: RunOptions, report: Report = progress.silent, container_id: str = ""
 ) -> "tuple[Container, Attachment | None]":
     """Create a container and start it; stay attached unless it is to be detached.
 
-    Raises: what `create` and `start` raise; a container that was to be removed at its end is removed then, too.
+    Raises: what `create` and `start` raise. Nothing runs then, not even when it was an interrupt that came too late for
+    `start`; a container that was to be removed at its end is removed.
     """
-    container = create(engine, image_name, options, report)
+    container = create(engine, image_name, options, report, container_id)
     try:
         attachment = start(engine, container, attach=not options.detach)
     except BaseException:
-        if options.remove:
-            with contextlib.suppress(MinidockerError, OSError):
+        with contextlib.suppress(MinidockerError, OSError):
+            if options.remove:
                 remove(engine, container, force=True, volumes=True)
+            else:
+                kill(engine, engine.containers.load(container.id))
         raise
     with contextlib.suppress(ContainerNotFound):  # one that is removed at its end may have ended already
         container = engine.containers.load(container.id)

@@ -1,9 +1,11 @@
 """Process 1 and signals: init, zombies, programs that do not listen, ctrl-c in every phase, kills from outside."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,10 +13,10 @@ from typing import NoReturn
 
 import pytest
 
-from conftest import Minidocker, Roots
+from conftest import Minidocker, Roots, remove_containers
 from loopback import Answer, Asked, Loopback, loopback
 from minidocker import engine as stories
-from minidocker.container import records
+from minidocker.container import lifecycle, records
 from minidocker.container.options import RunOptions
 from minidocker.engine import open_engine
 from minidocker.errors import NetworkError, StartError
@@ -206,16 +208,13 @@ def endless() -> Iterator[Loopback]:
         yield server
 
 
-def interrupted(process: "subprocess.Popen[bytes]") -> tuple[int, str]:
-    """Press ctrl-c; return how the command ended and what it said.
-
-    While the interpreter itself starts, it is the one that answers, and `main` is not in what it says.
-    """
+def interrupted(process: "subprocess.Popen[bytes]") -> tuple[int, str, str]:
+    """Press ctrl-c; return how the command ended, and what it printed and said, which is no traceback."""
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert b"in main\n" not in err
+    out, err = process.communicate(timeout=60)
+    assert b"Traceback" not in err
     assert b"bug" not in err
-    return process.returncode, err.decode()
+    return process.returncode, (out or b"").decode(), err.decode()
 
 
 def test_during_pull(minidocker: Minidocker, endless: Loopback) -> None:
@@ -269,20 +268,83 @@ def test_a_process_that_is_killed_while_its_network_is_made(
     assert home.ok("ps", "-aq") == ""
 
 
-@pytest.mark.parametrize("delay", [0.02, 0.06, 0.1, 0.15, 0.2, 0.3, 0.5])
-def test_during_create_and_start(home: Minidocker, delay: float) -> None:
-    """Whenever it comes: no half container, and one that was to be removed at its end is gone."""
-    words = ("run", "--rm", "-d", "-p", "127.0.0.1::80", "busybox", "sleep", "1000")
-    process = home.start(*words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+# Says when the command itself has begun: before that, Python answers ctrl-c, with a traceback, or dies of it.
+BEGUN = """
+import sys
+from minidocker.cli import main as cli
+carry_out = cli.main
+def main(argv):
+    print("begun", file=sys.stderr, flush=True)
+    return carry_out(argv)
+cli.main = main
+cli.entry()
+"""
+
+
+def begun(home: Minidocker, *words: str) -> "subprocess.Popen[bytes]":
+    """Start a command and return it when it has begun."""
+    argv, pipe = [sys.executable, "-c", BEGUN, *words], subprocess.PIPE
+    process = subprocess.Popen(argv, env={**os.environ, **home.env}, stdout=pipe, stderr=pipe)
+    assert process.stderr
+    assert process.stderr.readline() == b"begun\n"
+    return process
+
+
+@pytest.mark.parametrize("delay", [0, 0.01, 0.02, 0.04, 0.06, 0.09, 0.12, 0.15, 0.2, 0.5])
+@pytest.mark.parametrize("remove", [(), ("--rm",)])
+def test_during_create_and_start(home: Minidocker, delay: float, remove: tuple[str, ...]) -> None:
+    """Whenever it comes: the container runs and its id is printed, or it does not run and there is no half of it."""
+    process = begun(home, "run", *remove, "-d", "-p", "127.0.0.1::80", "busybox", "sleep", "1000")
     time.sleep(delay)
-    code, _ = interrupted(process)
-    assert code in (0, 130, -signal.SIGINT) or (code == 1 and delay < 0.1)  # while Python itself starts it says 1
-    if home.ok("ps", "-q"):  # it was too late: the container runs
-        home.ok("rm", "-f", *home.ok("ps", "-aq").split())
-    assert home.ok("ps", "-aq") == ""
+    code, out, _ = interrupted(process)
+    printed = out.split()
+    assert code == (0 if printed else 130)
+    assert home.ok("ps", "-q", "--no-trunc").split() == printed
+    assert printed or not remove or home.ok("ps", "-aq") == ""
+    remove_containers(home)
     home.ok("system", "prune", "-f")  # for what ctrl-c has kept from being deleted
     folder = f"{home.env['MINIDOCKER_ROOT']}/containers"
     assert not os.path.isdir(folder) or os.listdir(folder) in ([], ["names.lock"])
+
+
+@pytest.mark.parametrize("remove", [False, True])
+def test_an_interrupt_just_after_the_start(home: Minidocker, monkeypatch: pytest.MonkeyPatch, remove: bool) -> None:
+    """Whoever called `run` was told of no container, so none may run."""
+    start = lifecycle.start
+
+    def start_and_be_interrupted(containers: records.Containers, container: records.Container, attach: bool) -> None:
+        start(containers, container, attach)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(lifecycle, "start", start_and_be_interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        options = RunOptions(command=("sleep", "1000"), network="none", remove=remove, detach=True)
+        stories.run(open_engine(), "busybox", options)
+    wait_until(lambda: home.ok("ps", "-q") == "")
+    assert (home.ok("ps", "-aq") == "") == remove
+
+
+def test_when_all_is_done_and_only_the_reader_is_slow(home: Minidocker) -> None:
+    """The container runs: its id is printed all the same, into a pipe that has no room before that."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    filled = 0
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            filled += os.write(writer, bytes(4096))
+    os.set_blocking(writer, True)
+    words = ("run", "-d", "--network", "none", "busybox", "sleep", "1000")
+    process = home.start(*words, stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    wait_until(lambda: home.ok("ps", "-q") != "")
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    with open(reader, "rb") as printed:
+        printed.read(filled)
+        assert process.wait(60) == 0
+        assert printed.read().decode().strip() == home.ok("ps", "-q", "--no-trunc")
+    assert process.stderr
+    assert process.stderr.read() == b""
 
 
 def test_during_an_attached_run(home: Minidocker) -> None:
@@ -291,7 +353,7 @@ def test_during_an_attached_run(home: Minidocker) -> None:
     process = home.start(*words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout
     assert process.stdout.readline() == b"ready\n"
-    assert interrupted(process) == (4, "")
+    assert interrupted(process) == (4, "caught\n", "")
     assert state(home, "front") == "exited 4"
 
 

@@ -5,6 +5,7 @@ Exit codes are docker's: 1 for what could not be done, 125 for an option that is
 """
 
 import os
+import signal
 import sys
 from importlib import import_module
 
@@ -48,14 +49,27 @@ OPTIONS = (
 
 
 def entry() -> None:
-    """Run as the process's own program, and end it."""
-    _open_missing_streams()
-    code = main(sys.argv[1:])
+    """Run as the process's own program, and end it.
+
+    Ctrl-c before this is answered by Python itself, which may show a traceback; after this it changes nothing any more.
+    """
+    try:
+        _open_missing_streams()
+        code = main(sys.argv[1:])
+        _flush()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    except KeyboardInterrupt:  # beside `main`, or a second one while it undoes something
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        code = INTERRUPTED
+    sys.exit(code)
+
+
+def _flush() -> None:
+    """Write out what was printed, while ctrl-c and a reader that has gone can still be heard."""
     try:
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that Python's own flush at the end is quiet too
-    sys.exit(code)
 
 
 def _open_missing_streams() -> None:

@@ -2,14 +2,17 @@
 
 import contextlib
 import os
+import signal
 import sys
+from collections.abc import Callable
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from minidocker.cli.arguments import Call, Command, Option
 from minidocker.cli.progress import printer
 from minidocker.cli.run_options import OPTIONS, run_options
 from minidocker.cli.terminal import DETACH_KEYS, Detached, Wishes, check_terminal, converse, parse_keys
-from minidocker.errors import Conflict, InvalidArgument
+from minidocker.errors import Conflict, InvalidArgument, MinidockerError
 
 if TYPE_CHECKING:
     from minidocker.engine import Engine
@@ -26,23 +29,45 @@ def run(call: Call) -> int:
     wishes = _wishes(call)
     if not detach:
         check_terminal(wishes)
-    engine = call.engine()
+    engine, container_id = call.engine(), os.urandom(32).hex()
+
+    def forward(number: signal.Signals) -> None:
+        stories.kill(engine, engine.containers.load(container_id), number.name)
+
+    if detach or call["sig-proxy"]:
+        signal.signal(signal.SIGINT, _once_it_runs(engine, container_id, None if detach else forward))
     with _container_id_file(call["cidfile"]) as write_id:
         with printer(sys.stderr) as report:
             _pull_first(engine, call, report)
-            container, attachment = stories.run(engine, call.word(0), options, report)
+            container, attachment = stories.run(engine, call.word(0), options, report, container_id)
         write_id(container.id)
     if attachment is None:
         print(container.id)
         return 0
     if call["sig-proxy"]:
-        wishes = wishes._replace(
-            forward=lambda number: stories.kill(engine, engine.containers.load(container.id), number.name)
-        )
+        wishes = wishes._replace(forward=forward)
     try:
         return converse(attachment, wishes)
     except Detached:
         return 0
+
+
+def _once_it_runs(
+    engine: "Engine", container_id: str, forward: Callable[[signal.Signals], None] | None
+) -> Callable[[int, FrameType | None], None]:
+    """Return what ctrl-c does: end the command until the container runs, and from then on `forward` it there.
+
+    To nobody, where the container is to be left alone: its id is about to be printed.
+    """
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        if engine.containers.state(container_id).status == "created":
+            raise KeyboardInterrupt
+        if forward:
+            with contextlib.suppress(MinidockerError, OSError):  # it may have ended meanwhile
+                forward(signal.Signals(number))
+
+    return handle
 
 
 def create(call: Call) -> int:

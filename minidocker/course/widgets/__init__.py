@@ -1,0 +1,14 @@
+"""Pictures of this machine: each drawn from what is really there, each with the same in words.
+
+In a notebook the name of a picture as a cell's last line shows it. `print(picture)` says it in words, `picture.html()`
+is the drawing.
+"""
+
+from minidocker.course.widgets.layers import layers
+from minidocker.course.widgets.life import life
+from minidocker.course.widgets.limits import limits
+from minidocker.course.widgets.namespaces import namespaces
+from minidocker.course.widgets.picture import Picture
+from minidocker.course.widgets.stack import stack
+
+__all__ = ["Picture", "layers", "life", "limits", "namespaces", "stack"]

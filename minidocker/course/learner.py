@@ -1,0 +1,157 @@
+"""The process in which a learner's code runs, apart from whoever judges it.
+
+It is a program of its own, and two processes: a keeper, which looks after what the learner's code starts and ends it
+all, and below it the one that loads the cells and serves calls (see `minidocker.course.calls`). What the code prints
+goes into a file that cannot grow without end. This keeps mistakes from the judge, and cheats honest; it is no prison.
+"""
+
+import contextlib
+import linecache
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from types import ModuleType
+from typing import Any, NoReturn
+
+from minidocker.course import children, values
+from minidocker.course.calls import Gone, Peer, Remote
+from minidocker.linux import syscalls
+
+_PROGRAM = "import sys; sys.path.insert(0, sys.argv[1]); from minidocker.course import learner; learner.main()"
+_LOAD, _HOLD, _RELEASE = range(3)  # the first objects that the learner's side gives
+_MOST_PRINTED = 64 << 20
+_SHOWN = 4000
+
+
+class Learner:
+    """The judge's side: a running process with a learner's code. Use it as a context manager."""
+
+    def __init__(self, known: dict[str, Any]) -> None:
+        """Start the process. `known` are the classes of the set-up cell, as the judge has them, by name."""
+        ours, theirs = socket.socketpair()
+        self._folder = tempfile.TemporaryDirectory(prefix="minidocker-exercise-", ignore_cleanup_errors=True)
+        self._printed = tempfile.TemporaryFile()  # noqa: SIM115, it lives as long as the process
+        package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-c", _PROGRAM, package, str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=self._printed,
+                stderr=self._printed,
+                pass_fds=[theirs.fileno()],
+                cwd=self._folder.name,
+                start_new_session=True,
+            )
+        self._connection = ours
+        self.peer = Peer(ours, known, open_hearted=False)
+        self.peer.hold, self.peer.release = self._hold, self._release
+
+    def __enter__(self) -> "Learner":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def load(self, cells: list[tuple[str, str]]) -> dict[str, Any]:
+        """Run cells, each a name and its source; return what they define: values, and for the rest what calls it.
+
+        Raises: what they raise; Gone.
+        """
+        found: dict[str, Any] = self.peer.call(_LOAD, cells)
+        return found
+
+    def _hold(self, function: Remote, args: Any, kwargs: Any, namespaces: Any, seconds: float) -> children.Held:
+        """Run a function in a child of the learner's process: see `minidocker.course.children`."""
+        held = children.Held(*self.peer.call(_HOLD, function, args, kwargs, namespaces, seconds))
+        if not children.descends(held.pid, self._process.pid):
+            raise Gone("your code's process says that the function runs in a process which is none of its own")
+        return held
+
+    def _release(self, keeper: int) -> None:
+        """End what `_hold` has started."""
+        self.peer.call(_RELEASE, keeper)
+
+    def allow(self, seconds: float) -> None:
+        """Give the code so much time from now on, until it is given more."""
+        self.peer.deadline = time.monotonic() + seconds
+
+    def printed(self) -> str:
+        """Return what the code has printed so far: the beginning of it, where it was much."""
+        self._printed.seek(0)
+        text = self._printed.read(_SHOWN + 1).decode(errors="replace")
+        return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}\n… (and more)"
+
+    def ending(self) -> str:
+        """Say how the process has ended, after Gone."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            code = self._process.wait(1)
+            return f"signal {code - 128}" if code > 128 else f"exit status {code}"
+        return "it still runs"
+
+    def close(self) -> None:
+        """End the process and all that it has started."""
+        self._connection.close()
+        self._process.terminate()
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._printed.close()
+        self._folder.cleanup()
+
+
+def main() -> None:
+    """Be the keeper and, below it, the learner's process: what `Learner` starts."""
+    number = int(sys.argv[2])
+    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGTERM)
+    syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGCHLD})
+    pid = os.fork()
+    if pid:
+        os.close(number)
+        children.keep(pid)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+    _serve(socket.socket(fileno=number))
+
+
+def _serve(connection: socket.socket) -> NoReturn:
+    """Load what the judge sends and answer its calls until it has gone."""
+    import resource
+
+    os.set_inheritable(connection.fileno(), False)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (_MOST_PRINTED, _MOST_PRINTED))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    module = ModuleType("exercise")
+    sys.modules["exercise"] = module
+    peer = Peer(connection, vars(module), open_hearted=True)
+    for service in (lambda cells: _load(module, cells), children.hold, children.release):
+        peer.give(service)
+    try:
+        peer.serve()
+    except Gone:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+    os._exit(0)
+
+
+def _load(module: ModuleType, cells: list[tuple[str, str]]) -> dict[str, Any]:
+    """Run cells in one module; return the names that the cells after the first have defined."""
+    before: dict[str, Any] = {}
+    for number, (name, source) in enumerate(cells):
+        if number == 1:
+            before = dict(vars(module))
+        file = values.compiled_as(name)
+        linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
+        exec(compile(source, file, "exec", dont_inherit=True), vars(module))  # noqa: S102, this process is for it
+    defined = {name: thing for name, thing in vars(module).items() if not name.startswith("__")}
+    return {
+        name: thing
+        for name, thing in defined.items()
+        if (name not in before or before[name] is not thing) and not isinstance(thing, ModuleType)
+    }

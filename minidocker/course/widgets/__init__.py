@@ -4,11 +4,14 @@ In a notebook the name of a picture as a cell's last line shows it. `print(pictu
 is the drawing.
 """
 
+from minidocker.course.widgets.building import building
 from minidocker.course.widgets.layers import layers
 from minidocker.course.widgets.life import life
 from minidocker.course.widgets.limits import limits
 from minidocker.course.widgets.namespaces import namespaces
 from minidocker.course.widgets.picture import Picture
+from minidocker.course.widgets.pulling import pulling
 from minidocker.course.widgets.stack import stack
+from minidocker.course.widgets.terminal import terminal
 
-__all__ = ["Picture", "layers", "life", "limits", "namespaces", "stack"]
+__all__ = ["Picture", "building", "layers", "life", "limits", "namespaces", "pulling", "stack", "terminal"]

@@ -9,9 +9,10 @@ from minidocker.course.widgets.layers import layers
 from minidocker.course.widgets.life import life
 from minidocker.course.widgets.limits import limits
 from minidocker.course.widgets.namespaces import namespaces
+from minidocker.course.widgets.packet import packet
 from minidocker.course.widgets.picture import Picture
 from minidocker.course.widgets.pulling import pulling
 from minidocker.course.widgets.stack import stack
 from minidocker.course.widgets.terminal import terminal
 
-__all__ = ["Picture", "building", "layers", "life", "limits", "namespaces", "pulling", "stack", "terminal"]
+__all__ = ["Picture", "building", "layers", "life", "limits", "namespaces", "packet", "pulling", "stack", "terminal"]

@@ -92,12 +92,13 @@ def drifted(solutions: str, exercises: str) -> list[str]:
     return sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
 
 
-def write_all(solutions: str, exercises: str, force: bool = False) -> list[str]:
-    """Make every notebook of `exercises` anew; return the names of those that changed.
+def write_all(solutions: str, exercises: str, only: list[str] | None = None, force: bool = False) -> list[str]:
+    """Make every notebook of `exercises` anew, or only these sections; return the names of those that changed.
 
     Raises: MinidockerError where a learner has written into one and `force` is not set; BadMarkers.
     """
     changed = [name for name in drifted(solutions, exercises) if os.path.exists(f"{solutions}/{name}")]
+    changed = [name for name in changed if not only or name.removesuffix(".ipynb") in only]
     for name in changed if not force else []:
         path = f"{exercises}/{name}"
         if os.path.exists(path) and any(written(cell) for cell in notebooks.read(path).cells):

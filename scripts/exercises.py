@@ -1,9 +1,11 @@
 """Make the learners' notebooks, and prove that the exercises are good ones.
 
-scripts/exercises.py write [--force]       solutions/*.ipynb → exercises/*.ipynb
-scripts/exercises.py drifted               say which of exercises/ are not what solutions/ makes of them
-scripts/exercises.py prove [SECTION|NAME…]  the solution earns all points, the stub none, and every wrong solution
-                                           of solutions/wrong/ fails with a message that names its mistake
+    scripts/exercises.py write [--force] [SECTION…]    solutions/*.ipynb → exercises/*.ipynb
+    scripts/exercises.py drifted                       say which of exercises/ are not what solutions/ makes of them
+    scripts/exercises.py prove [SECTION|NAME…]         the solution earns all points, the stub none, and every wrong
+                                                       solution fails with a message that names its mistake
+
+The wrong solutions are in solutions/wrong/; another folder than the project's is named in MINIDOCKER_COURSE.
 """
 
 import os

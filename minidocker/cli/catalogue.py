@@ -55,6 +55,14 @@ COMMANDS = {
     "image prune": Entry("prune", "Remove unused images"),
     "system prune": Entry("prune", "Remove unused data"),
     "system df": Entry("system", "Show disk usage"),
+    "course check": Entry("course", "Judge an exercise"),
+    "course hint": Entry("course", "Show one more hint for an exercise"),
+    "course list": Entry("course", "List the exercises, and what is done of them"),
+    "course next": Entry("course", "Show the task of the next exercise"),
+    "course progress": Entry("course", "Show how far each section is"),
+    "course reset": Entry("course", "Make an exercise as it was before you wrote something"),
+    "course solution": Entry("course", "Show the solution of an exercise"),
+    "course watch": Entry("course", "Judge an exercise whenever its notebook is saved"),
     "registry serve": Entry("registry", "Serve images to docker, podman, skopeo and other machines"),
     "volume create": Entry("volumes", "Create a volume"),
     "volume inspect": Entry("volumes", "Display detailed information on one or more volumes"),
@@ -65,6 +73,7 @@ COMMANDS = {
 
 GROUPS = {
     "container": "Manage containers",
+    "course": "Do the exercises of the course",
     "image": "Manage images",
     "registry": "Serve an image registry",
     "system": "Manage minidocker",

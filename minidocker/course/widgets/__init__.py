@@ -5,6 +5,7 @@ is the drawing.
 """
 
 from minidocker.course.widgets.building import building
+from minidocker.course.widgets.engine_map import engine_map
 from minidocker.course.widgets.layers import layers
 from minidocker.course.widgets.life import life
 from minidocker.course.widgets.limits import limits
@@ -15,4 +16,16 @@ from minidocker.course.widgets.pulling import pulling
 from minidocker.course.widgets.stack import stack
 from minidocker.course.widgets.terminal import terminal
 
-__all__ = ["Picture", "building", "layers", "life", "limits", "namespaces", "packet", "pulling", "stack", "terminal"]
+__all__ = [
+    "Picture",
+    "building",
+    "engine_map",
+    "layers",
+    "life",
+    "limits",
+    "namespaces",
+    "packet",
+    "pulling",
+    "stack",
+    "terminal",
+]

@@ -54,7 +54,8 @@ STYLE = (
 """
     + "\n".join(f".mdk .{name} {{ --tone: {rgb}; }}" for name, rgb in TONES.items())
     + """
-.mdk-words { max-width: 860px; margin: 4px 0 8px; font-size: 12px; }
+.mdk-words { max-width: 860px; margin: 4px 0 8px; font-size: 12px; color: var(--jp-content-font-color1, inherit);
+  font-family: var(--jp-ui-font-family, system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif); }
 .mdk-words summary { cursor: pointer; opacity: .75; }
 .mdk-words pre { white-space: pre-wrap; font-size: 12px; margin: 4px 0; }
 </style>"""

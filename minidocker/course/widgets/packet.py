@@ -19,7 +19,8 @@ _LISTENING = "0A"  # see: proc_pid_net(5), /proc/net/tcp: the state of a socket
 class Stop(NamedTuple):
     """A place on the way: what it is called, its facts, and in whose namespace it is: `host`, `user`, `container`.
 
-    `tone` is its colour; `broken` says that the way ends here.
+    `onward` is the address that the packet has when it leaves. `tone` is the place's colour; `broken` says that the way
+    ends here.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Stop(NamedTuple):
     where: str
     tone: str = "grey"
     broken: bool = False
+    onward: str = ""
 
 
 class Links(NamedTuple):
@@ -83,71 +85,66 @@ class Packet(Picture):
     # The way
 
     def _way(self) -> list[Stop]:
-        spec, running = self.container.spec, self.container.running
-        if not running:
-            return [
-                Stop(self.container.name, f"{self.container.state.status}: it has no network now", "host", "red", True)
-            ]
+        spec, state = self.container.spec, self.container.state
+        if not self.container.running:
+            return [Stop(self.container.name, f"{state.status}: it has no network now", "host", "red", True)]
         if spec.network == "none":
             return [
                 Stop("a client", "anywhere but in the container", "host"),
                 Stop("no way in", "--network none: no cable leads to this container", "host", "red", True),
-                Stop("lo", "127.0.0.1, the only card it has", "container", "blue"),
-                self._program(),
+                Stop("lo", "127.0.0.1: the only card it has, for its own programs", "container", "blue"),
             ]
         if spec.network == "host":
             return [
-                Stop("a client", f"connects to this machine, port {self.number}", "host"),
-                Stop("no namespace between", "--network host: the container has the host's own cards", "host", "amber"),
+                Stop("a client", "on this machine or another", "host", onward=f"127.0.0.1:{self.number}"),
+                Stop(
+                    "the host's own cards", "--network host: the container has no network of its own", "host", "amber"
+                ),
                 self._program()._replace(where="host"),
             ]
         return [*self._to_host(), *self._to_container(), self._program()]
 
     def _to_host(self) -> list[Stop]:
         """From the client to the rules."""
+        inside = f"{_address(self.container.state.address)}:{self.number}"
         if not self.published:
+            facts = f"{self.number}/{self.protocol} is not published:\nonly this machine and other containers reach it"
             return [
-                Stop("a client", "on this machine", "host"),
-                Stop(
-                    "no port of the host",
-                    f"{self.number}/{self.protocol} is not published: only this machine and other containers reach it, "
-                    f"at {_address(self.container.state.address)}",
-                    "host",
-                    "amber",
-                ),
+                Stop("a client", "on this machine", "host", onward=inside),
+                Stop("no port of the host", facts, "host", "amber", onward=inside),
             ]
         port = self.published[0]
-        address = "127.0.0.1" if port.host_ip == firewall.ANY_ADDRESS else port.host_ip
+        address = f"{'127.0.0.1' if port.host_ip == firewall.ANY_ADDRESS else port.host_ip}:{port.host_port}"
         stops = [
-            Stop("a client", f"connects to {address}:{port.host_port}", "host"),
-            Stop("port of the host", f"{port.host_ip}:{port.host_port}/{port.protocol}", "host", "amber"),
+            Stop("a client", "on this machine, or where its address is known", "host", onward=address),
+            Stop(
+                "port of the host", f"{port.host_ip}:{port.host_port}/{port.protocol}", "host", "amber", onward=address
+            ),
         ]
         if rootless.is_kept(self.engine.run):
-            stops.append(
-                Stop("slirp4netns", "takes it, as an ordinary process, into the user's own network", "host", "amber")
-            )
-            stops.append(Stop("tap0", "its card there, 10.0.2.100", "user", "amber"))
+            facts = "an ordinary process, which carries it into the user's network"
+            stops.append(Stop("slirp4netns", facts, "host", "amber", onward=f"10.0.2.100:{port.host_port}"))
+            stops.append(Stop("tap0", "its card there", "user", "amber", onward=f"10.0.2.100:{port.host_port}"))
         return stops
 
     def _to_container(self) -> list[Stop]:
         """Over the rules, the bridge and the cable."""
         state, where = self.container.state, "user" if rootless.is_kept(self.engine.run) else "host"
-        links = self.links or Links("", "", "")
-        stops = []
+        links, address = self.links or Links("", "", ""), _address(self.container.state.address)
+        onward, stops = f"{address}:{self.number}", []
         if self.published:
-            rule, element = _rule(links.rules, self.published[0], _address(state.address))
+            rule, element = _rule(links.rules, self.published[0], address)
             facts = f"{rule}\n{element}" if element else "no rule leads this port to the container"
-            stops.append(
-                Stop(f"nft, table {self.names.table}", facts, where, "violet" if element else "red", not element)
-            )
+            tone = "violet" if element else "red"
+            stops.append(Stop(f"nft {self.names.table}", facts, where, tone, not element, onward))
         bridge = f"{state.gateway}, {links.subnet or 'its subnet cannot be read'}"
-        stops.append(Stop(f"bridge {self.names.bridge}", bridge, where, "green"))
-        stops.append(Stop(links.veth or "veth", "the host's end of the cable", where, "green"))
-        stops.append(Stop("eth0", f"{state.address}, {state.mac}", "container", "blue"))
+        stops.append(Stop(f"bridge {self.names.bridge}", bridge, where, "green", onward=onward))
+        stops.append(Stop(links.veth or "veth", "the host's end of the cable", where, "green", onward=onward))
+        stops.append(Stop("eth0", f"{address}, {state.mac}: the other end", "container", "blue", onward=onward))
         return stops
 
     def _program(self) -> Stop:
-        where = f"port {self.number}/{self.protocol}" if self.number else "no port"
+        where = f"port {self.number}/{self.protocol}"
         if not self.number:
             return Stop("no port", "none is asked for, none is published", "container")
         if self.listens:
@@ -159,8 +156,9 @@ class Packet(Picture):
         names = {"host": "on the host", "user": "in the user's own network", "container": "in the container"}
         lines = [f"{self.title}."]
         for number, stop in enumerate(self.stops, 1):
-            facts = stop.facts.replace("\n", "\n       ")
-            lines.append(f"  {number}. {stop.name} ({names[stop.where]}): {facts}")
+            facts = stop.facts.replace("\n", "\n     ")
+            onward = f"\n     → to {stop.onward}" if stop.onward else ""
+            lines.append(f"  {number}. {stop.name} ({names[stop.where]}): {facts}{onward}")
         if len(self.stops) > 1 and not any(stop.broken for stop in self.stops):
             lines.append(_BACK)
         return "\n".join([*lines, *filter(None, [self.problem])])
@@ -173,20 +171,22 @@ class Packet(Picture):
         for number, stop in enumerate(self.stops):
             new = number == 0 or stop.where != self.stops[number - 1].where
             if new and number:
-                frames.append(self._frame(self.stops[number - 1].where, begin, y - 12))
-                y += 14
+                frames.append(self._frame(self.stops[number - 1].where, begin, y - 18))
+                y += 8
             if new:
-                begin, y = y, y + 26
+                begin, y = y, y + 14
             height = 28.0 + 18 * (stop.facts.count("\n"))
             places.append((stop, y, height))
-            y += height + 20
-        frames.append(self._frame(self.stops[-1].where, begin, y - 12))
+            y += height + 28
+        frames.append(self._frame(self.stops[-1].where, begin, y - 18))
         for (stop, top, height), after in zip(places, [*places[1:], None], strict=True):
             parts.append(_place(stop, top, height))
-            if after and stop.name != "no way in":
-                parts.append(
-                    drawing.arrow([(140, top + height), (140, after[1] - 1)], "red" if stop.broken else "grey")
-                )
+            if after and not stop.broken:
+                parts.append(drawing.arrow([(140, top + height), (140, after[1] - 1)]))
+            if after and stop.onward and not stop.broken:
+                leaves = after[0].where != stop.where  # then the words stand between the frames
+                below = top + height + (28 if leaves else 18)
+                parts.append(drawing.words(152, below, f"to {stop.onward}", "mono small dim"))
         said = drawing.note(self.problem, "red") if self.problem else ""
         back = "" if any(stop.broken for stop in self.stops) else f'<div class="dim">{_BACK}</div>'
         return drawing.svg(y, *frames, *parts) + back + said
@@ -195,10 +195,10 @@ class Packet(Picture):
         titles = {
             "host": "the host's network",
             "user": "the user's own network namespace",
-            "container": f"{self.container.name}'s network namespace",
+            "container": f"{self.container.name}'s own network namespace",
         }
         tone = "blue" if where == "container" else "grey"
-        title = drawing.words(22, top + 18, titles[where], "small dim")
+        title = drawing.words(800, top + 18, titles[where], "small dim", "end")
         return drawing.box(8, top, 804, bottom - top, tone, "empty dashed") + title
 
 

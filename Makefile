@@ -8,13 +8,21 @@ ROUNDS ?= 300
 REPEAT ?= 300
 SEED ?= 1
 
-.PHONY: help setup demo test test-unit test-vm test-versions chaos check format bench probes fuzz clean
+.PHONY: help setup lab book demo exercises test test-unit test-vm test-versions chaos check format bench probes fuzz clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 setup: ## make .venv, install what Debian packages are missing, make the base images
 	@$(PYTHON) scripts/prepare.py run
+
+lab: ## set up, then open the course in JupyterLab at its first notebook
+	@$(PYTHON) scripts/prepare.py lab
+	@$(VENV)/bin/python scripts/lab.py
+
+book: ## set up, run the whole course, and make a book of HTML pages of it: book/index.html
+	@$(PYTHON) scripts/prepare.py lab
+	@$(VENV)/bin/python scripts/book.py
 
 demo: ## set up, then walk through the whole tutorial for real
 	@$(PYTHON) scripts/prepare.py demo

@@ -1,4 +1,4 @@
-"""Make a machine ready: `python3 scripts/prepare.py run|demo|test`; `make setup`, `demo` and `test` do that first.
+"""Make a machine ready: `python3 scripts/prepare.py run|demo|lab|test`; what `make` does does that first.
 
 Three steps, each of which looks first whether it is done already: the Debian packages, `.venv` with minidocker in it,
 and the base images in the embedded registry. An interrupted run goes on where it stopped. Standard library only,
@@ -22,9 +22,10 @@ BASE_IMAGES = f"{PROJECT}/scripts/base_images.py"
 RUN = ("nftables", "libseccomp2", "busybox-static", "debootstrap", "uidmap", "slirp4netns")
 DEMO = ("openssh-client", "sshpass", "curl", "apache2-utils")
 PEERS = ("docker.io", "podman", "runc", "skopeo", "docker-registry", "containernetworking-plugins")
-TOOLS = ("iproute2", "iptables", "tmux", "openssl", "attr", "libcap2-bin", "strace", "jq", "zstd", "procps")
-PACKAGES = {"run": RUN, "demo": RUN + DEMO, "test": RUN + DEMO + PEERS + TOOLS}
-EXTRAS = {"run": "", "demo": "", "test": "[dev]"}
+TOOLS = ("iptables", "tmux", "openssl", "attr", "libcap2-bin", "strace", "zstd", "procps", "chromium")
+LAB = DEMO + ("iproute2", "jq")
+PACKAGES = {"run": RUN, "demo": RUN + DEMO, "lab": RUN + LAB, "test": RUN + LAB + PEERS + TOOLS}
+EXTRAS = {"run": "", "demo": "", "lab": "[course]", "test": "[dev]"}  # each holds those before it
 
 
 class SetUpError(Exception):
@@ -87,7 +88,8 @@ def make_venv(extra: str) -> str:
     """Make `.venv` with minidocker installed in it; the stamp, written last, says for which pyproject.toml."""
     python = f"{VENV}/bin/python"
     wanted = _wanted_stamp(extra)
-    if _read(_stamp()) not in (wanted, _wanted_stamp("[dev]")) or not _works(python):
+    more = list(EXTRAS.values())[list(EXTRAS.values()).index(extra) :]
+    if _read(_stamp()) not in map(_wanted_stamp, more) or not _works(python):
         if not _works(python):
             say("python", f"making {os.path.relpath(VENV)} with Python {sys.version.split()[0]}")
             shutil.rmtree(VENV, ignore_errors=True)

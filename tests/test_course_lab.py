@@ -66,6 +66,18 @@ def test_a_terminal_is_typed_into_at_its_prompt(capsys: pytest.CaptureFixture[st
     assert out(capsys).endswith("name? you\nhello you\n")
 
 
+def test_a_program_that_nobody_ends_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shell, "_HOPELESS", 0.3)
+    with pytest.raises(shell.CommandFailed, match="nothing is left to type"):
+        shell.magic("--terminal", "cat", {})
+
+
+def test_progress_is_no_prompt(capsys: pytest.CaptureFixture[str]) -> None:
+    cell = r"""stty -echo; printf "a: Downloading 1MB/2MB"; sleep 1; printf "\n> "; read -t 3 word; echo $word"""
+    shell.magic(r"--terminal --type 'yes\n'", cell, {})
+    assert out(capsys).endswith("2MB\n> yes\n")
+
+
 def test_an_unknown_option_is_refused() -> None:
     with pytest.raises(shell.CommandFailed, match="--quiet"):
         shell.magic("--quiet", "true", {})

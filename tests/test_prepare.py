@@ -76,3 +76,37 @@ def test_the_images_sources_are_the_machines_own(apt: None) -> None:
 def test_a_mirror_can_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MINIDOCKER_MIRROR", "http://mine.example/debian")
     assert base_images.apt_sources() == ["deb http://mine.example/debian bookworm main"]
+
+
+def test_conda_and_pip_agree() -> None:
+    """environment.yml names the course's packages with the bounds that pyproject.toml has; pip brings the rest."""
+    import tomllib
+
+    import yaml
+
+    with open(f"{prepare.PROJECT}/pyproject.toml", "rb") as file:
+        project = tomllib.load(file)["project"]
+    with open(f"{prepare.PROJECT}/environment.yml", encoding="utf-8") as text:
+        wanted = yaml.safe_load(text)["dependencies"]
+    known = {*project["dependencies"], *(name for extra in project["optional-dependencies"].values() for name in extra)}
+    named = [entry for entry in wanted if isinstance(entry, str) and entry != "pip" and not entry.startswith("python=")]
+    assert set(named) <= known
+    assert {entry.split(">")[0] for entry in named} == {"jupyter", "nbclient", "ipywidgets", "pytest", "pyroute2"}
+    assert wanted[-1] == {"pip": ["-e .[dev]"]}
+    assert f"python={project['requires-python'].removeprefix('>=')}" in wanted
+
+
+def test_a_larger_set_of_packages_does_for_a_smaller_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: os.PathLike[str]
+) -> None:
+    monkeypatch.setattr(prepare, "VENV", str(tmp_path))
+    os.mkdir(f"{tmp_path}/bin")
+    os.symlink(sys.executable, f"{tmp_path}/bin/python")
+    ran: list[list[str]] = []
+    monkeypatch.setattr(prepare, "quietly", lambda argv, environment=None: ran.append(argv))
+    prepare._write(prepare._stamp(), prepare._wanted_stamp("[course]"))
+    prepare.make_venv("")
+    prepare.make_venv("[course]")
+    assert not ran
+    prepare.make_venv("[dev]")
+    assert ran[0][-1].endswith("[dev]")

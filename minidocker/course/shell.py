@@ -13,7 +13,9 @@ from collections.abc import Callable
 
 _CONTROL = re.compile(r"\x1b\[[0-9;?>]*[a-zA-Z]|\x1b\][^\x07]*\x07|\x1b[()][A-Z0-9]|\x1b[=>]")
 _QUIET = 0.3  # seconds without output after a prompt, after which the next line is typed
-_PATIENCE = 5.0  # the same where no prompt is in sight: a program that waits without a word
+_PATIENCE = 20.0  # the same where no prompt is in sight: a program that waits without a word
+_HOPELESS = 60.0  # seconds of silence with nothing left to type: nobody will end this program
+_PROMPT = re.compile(r"[#$%>?:] ?$")
 
 
 class CommandFailed(Exception):
@@ -98,12 +100,12 @@ def run(text: str, environment: dict[str, str], terminal: bool, typed: str, writ
         )
         os.close(slave)
         try:
-            _follow(process, master, typed.splitlines(keepends=True), write)
+            _follow(process, master, terminal, typed.splitlines(keepends=True), write)
         except BaseException:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGINT)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(3)
+            for number, patience in ((signal.SIGINT, 3), (signal.SIGKILL, None)):
+                with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+                    os.killpg(process.pid, number)
+                    process.wait(patience)
             raise
         return process.returncode
     finally:
@@ -118,7 +120,9 @@ def _take_terminal() -> None:
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
-def _follow(process: "subprocess.Popen[bytes]", master: int, typed: list[str], write: Callable[[str], None]) -> None:
+def _follow(
+    process: "subprocess.Popen[bytes]", master: int, terminal: bool, typed: list[str], write: Callable[[str], None]
+) -> None:
     """Pass the output on until the process has ended and nothing more is to be read."""
     import codecs
 
@@ -137,13 +141,15 @@ def _follow(process: "subprocess.Popen[bytes]", master: int, typed: list[str], w
                 process.wait()
                 return
             text = _CONTROL.sub("", decoder.decode(data)).replace("\r\n", "\n")
-            prompted = bool(text) and not text.endswith("\n")
+            prompted = bool(_PROMPT.search(text)) if text.strip() else prompted
             write(text)
         elif ended:
             return
         elif typed and time.monotonic() - heard > (_QUIET if prompted else _PATIENCE):
             heard = time.monotonic()
             os.write(master, typed.pop(0).encode())
+        elif terminal and time.monotonic() - heard > _HOPELESS:
+            raise CommandFailed(f"nothing is left to type, and nothing came for {_HOPELESS:.0f} s; does --type end it?")
 
 
 def _write(text: str) -> None:

@@ -6,9 +6,35 @@ pictures of this machine; the `%%shell` magic runs commands.
 
 from typing import Any
 
+from minidocker.course.check import check
 from minidocker.course.show import show
+from minidocker.course.widgets import (
+    building,
+    engine_map,
+    layers,
+    life,
+    limits,
+    namespaces,
+    packet,
+    pulling,
+    stack,
+    terminal,
+)
 
-__all__ = ["show"]
+__all__ = [
+    "building",
+    "check",
+    "engine_map",
+    "layers",
+    "life",
+    "limits",
+    "namespaces",
+    "packet",
+    "pulling",
+    "show",
+    "stack",
+    "terminal",
+]
 
 
 def _register() -> None:

@@ -21,7 +21,7 @@ KINDS = {
     "time": "the clocks that count since boot",
 }
 
-_OWN = "this notebook's process"
+_OWN = "this notebook"
 
 
 class Row(NamedTuple):

@@ -24,6 +24,7 @@ class Picture:
     title = ""
     _live: Any = None
     _view: Any = None
+    _shown_in = -1
 
     def text(self) -> str:
         """Return in words what the picture shows."""
@@ -80,15 +81,12 @@ class Picture:
         live, self._live = self._live, None
         if live is not None:
             live.update(self)
-            self._shown = True
-
-    _shown = False
+            self._shown_in = _cell()
 
     def _ipython_display_(self) -> None:
-        """Show nothing where the cell shows the picture already; otherwise leave it to `_repr_mimebundle_`."""
-        if not self._shown:
+        """Show nothing where this cell shows the picture already; otherwise leave it to `_repr_mimebundle_`."""
+        if self._shown_in != _cell():
             raise NotImplementedError
-        self._shown = False
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         bundle: dict[str, Any] = {"text/plain": self.text(), "text/html": self.page()}
@@ -108,6 +106,13 @@ def in_notebook() -> bool:
     except ImportError:
         return False
     return getattr(get_ipython(), "kernel", None) is not None
+
+
+def _cell() -> int:
+    """Return the number of the cell at work; 0 where there is none."""
+    from IPython import get_ipython
+
+    return int(getattr(get_ipython(), "execution_count", 0))
 
 
 def following(picture: Picture, seconds: float = 1.0) -> list[Any]:

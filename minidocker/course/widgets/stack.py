@@ -13,7 +13,7 @@ from minidocker.course.widgets.picture import Picture, find, mounts
 from minidocker.errors import MinidockerError
 
 WHAT = {
-    "upper": "what the container has changed; the only part that is written to",
+    "upper": "what this container has changed",
     "init": "mount points that the image lacks",
 }
 
@@ -44,12 +44,12 @@ class Stack(Picture):
             folders = {"rootfs": f"{folder}/rootfs"}
         self.path, self.links = tree.follow(tree.clean(self.asked_for), list(folders.values()))
         self.levels: list[Level] = []
-        going = True
+        self.mount = self._mount_over()
+        going = not (self.mount and self.container.running)
         for name, where in folders.items():
             place = tree.look(where, self.path)
             self.levels.append(Level(name, where, place, going))
             going = going and not place.stops
-        self.mount = self._mount_over()
         self.title = f"{self.asked_for} in the stack of {self.container.name}"
 
     def _lowers(self) -> dict[str, str]:
@@ -66,7 +66,7 @@ class Stack(Picture):
             targets = {attach.target: attach.fstype or "bind" for attach in planned}
         over = [target for target in targets if f"{self.path}/".startswith(f"{target.rstrip('/')}/")]
         target = max(over, key=len, default="")
-        return f"{targets[target]} at {target}" if target else ""
+        return f"{targets[target]} mounted at {target}" if target else ""
 
     def controls(self) -> list[Any]:
         """Let the reader ask for another path."""
@@ -101,14 +101,12 @@ class Stack(Picture):
         """Say where the lookup ends."""
         found = self.found()
         if self.mount and self.container.running:
-            return f"The overlay is not asked: a mount lies over it ({self.mount})."
+            return f"The stack is not asked: a mount lies over it ({self.mount})."
         if not found:
             by = next((level for level in self.levels if level.asked and level.place.stops), None)
-            return (
-                f"Not there: {by.place.hides} in {by.name} hides what is below."
-                if by
-                else "Not there: no directory of the stack has it."
-            )
+            if by:
+                return f"Not there. In {by.name}: {by.place.hides}. What is below is hidden."
+            return "Not there: no directory of the stack has it."
         first, kind = found[0], found[0].place.kind
         if kind == "directory":
             names = ", ".join(level.name for level in found)
@@ -116,7 +114,7 @@ class Stack(Picture):
         what = f"a link to {first.place.target}" if kind == "link" else f"a {kind}"
         below = [level for level in self.levels if not level.asked and level.place.kind not in ("absent", "whiteout")]
         if first.name == "upper" and below:
-            return f"Found in upper, {what}: copied up when it was changed. The original is still in {below[0].name}."
+            return f"Found in upper, {what}: the container's own copy. The original is still in {below[0].name}."
         hidden = f" It hides the one in {below[0].name}." if below else ""
         return f"Found in {first.name}, {what}.{hidden}"
 
@@ -142,7 +140,7 @@ class Stack(Picture):
         """Say each level from the top."""
         lines = [f"{self.title}.", *self.links]
         if self.mount:
-            lines.append(f"  mount: {self.mount}" + ("" if self.container.running else ", once it runs"))
+            lines.append(f"  over it: {self.mount}" + ("" if self.container.running else ", once it runs"))
         lines += [f"  {level.name} ({self._description(level)}): {self.says(level)}" for level in self.levels]
         if not self.container.running:
             lines.append(f"{self.container.name} is not running: nothing is mounted now, the directories are there.")
@@ -153,7 +151,8 @@ class Stack(Picture):
         cards = [drawing.note(text) for text in self.links]
         if self.mount:
             later = "" if self.container.running else ", once it runs"
-            cards.append(drawing.card(drawing.escape(f"mount: {self.mount}{later}"), "violet"))
+            cards.append(drawing.card(drawing.escape(f"over it: {self.mount}{later}"), "violet"))
+        cards.append(drawing.span("asked from the top down ↓", "dim"))
         found = self.found()
         for level in self.levels:
             tone = "grey"

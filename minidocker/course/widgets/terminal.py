@@ -97,7 +97,7 @@ class Screen:
 
     def text(self) -> str:
         """Return what is on the screen."""
-        return "\n".join(line.rstrip() for line in self.lines)
+        return "\n".join(line.rstrip() for line in self.lines).rstrip("\n")
 
 
 class Terminal(Picture):

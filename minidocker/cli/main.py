@@ -5,11 +5,11 @@ Exit codes are docker's: 1 for what could not be done, 125 for an option that is
 """
 
 import os
-import signal
 import sys
 from importlib import import_module
 
 from minidocker import __version__
+from minidocker.cli import interrupt
 from minidocker.cli.arguments import (
     BAD_ARGUMENTS,
     Call,
@@ -54,12 +54,13 @@ def entry() -> None:
     Ctrl-c before this is answered by Python itself, which may show a traceback; after this it changes nothing any more.
     """
     try:
+        interrupt.listen()
         _open_missing_streams()
         code = main(sys.argv[1:])
         _flush()
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        interrupt.ignore()
     except KeyboardInterrupt:  # beside `main`, or a second one while it undoes something
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        interrupt.ignore()
         code = INTERRUPTED
     sys.exit(code)
 

@@ -4,15 +4,14 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from minidocker.cli import interrupt
 from minidocker.cli.arguments import Call, Command, Option
 from minidocker.cli.progress import printer
 from minidocker.cli.run_options import OPTIONS, run_options
 from minidocker.cli.terminal import DETACH_KEYS, Detached, Wishes, check_terminal, converse, parse_keys
-from minidocker.errors import Conflict, InvalidArgument, MinidockerError
+from minidocker.errors import Conflict, InvalidArgument
 
 if TYPE_CHECKING:
     from minidocker.engine import Engine
@@ -35,7 +34,7 @@ def run(call: Call) -> int:
         stories.kill(engine, engine.containers.load(container_id), number.name)
 
     if detach or call["sig-proxy"]:
-        signal.signal(signal.SIGINT, _once_it_runs(engine, container_id, None if detach else forward))
+        interrupt.forward_once_it_runs(engine.containers, container_id, None if detach else forward)
     with _container_id_file(call["cidfile"]) as write_id:
         with printer(sys.stderr) as report:
             _pull_first(engine, call, report)
@@ -50,24 +49,6 @@ def run(call: Call) -> int:
         return converse(attachment, wishes)
     except Detached:
         return 0
-
-
-def _once_it_runs(
-    engine: "Engine", container_id: str, forward: Callable[[signal.Signals], None] | None
-) -> Callable[[int, FrameType | None], None]:
-    """Return what ctrl-c does: end the command until the container runs, and from then on `forward` it there.
-
-    To nobody, where the container is to be left alone: its id is about to be printed.
-    """
-
-    def handle(number: int, _frame: FrameType | None) -> None:
-        if engine.containers.state(container_id).status == "created":
-            raise KeyboardInterrupt
-        if forward:
-            with contextlib.suppress(MinidockerError, OSError):  # it may have ended meanwhile
-                forward(signal.Signals(number))
-
-    return handle
 
 
 def create(call: Call) -> int:

@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -459,6 +460,51 @@ def test_a_late_undoing_spares_the_successor(net_run: str, start: Callable[..., 
     assert ask("127.0.0.1", successor.ports[0].host_port).startswith(successor.id[:8])
     table = network.names(net_run).table
     assert str(late.ports[1].host_port) not in shell(f"nft list table ip {table}")
+
+
+SLOW_NFT = """#!/bin/sh
+PATH=/usr/bin:/bin; cd {folder}
+cat > script
+if grep -q "^add element" script && ! grep -q delete script; then touch begun; sleep 1; fi
+/usr/sbin/nft "$@" < script
+touch done
+"""
+CONNECT = """
+import sys
+from minidocker.container import network
+from minidocker.container.spec import Port
+network.connect(sys.argv[1], "killed", int(sys.argv[2]), [Port(80, "tcp", "127.0.0.1", int(sys.argv[3]))])
+"""
+
+
+@pytest.mark.root
+def test_a_command_that_is_killed_while_nft_adds_a_rule(
+    net_run: str, start: Callable[..., Container], tmp_path: Path
+) -> None:
+    """Whoever undoes it waits for that nft: a rule that came later would lead to whoever has the address then."""
+    start()
+    (tmp_path / "nft").write_text(SLOW_NFT.format(folder=tmp_path))
+    (tmp_path / "nft").chmod(0o755)
+    port = free_port()
+    with subprocess.Popen(["unshare", "--net", "sleep", "60"]) as container:
+        time.sleep(0.2)
+        environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+        argv = [sys.executable, "-c", CONNECT, net_run, str(container.pid), str(port)]
+        with subprocess.Popen(argv, env=environment) as command:
+            wait_for(tmp_path / "begun")
+            (tmp_path / "done").unlink(missing_ok=True)
+            command.kill()
+        container.kill()
+    network.disconnect(net_run, "killed")
+    wait_for(tmp_path / "done")
+    assert str(port) not in shell(f"nft list table ip {network.names(net_run).table}")
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 10
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path.name} never came"
+        time.sleep(0.02)
 
 
 @pytest.mark.root

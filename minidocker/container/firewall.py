@@ -184,8 +184,8 @@ def start_listing() -> Running:
     return start(["-a", "-t", "list", "ruleset", "ip"])
 
 
-def apply(script: str) -> None:
-    """Run a script as one transaction: all of it happens, or nothing.
+def apply(script: str, held: int = -1) -> None:
+    """Run a script as one transaction: all of it happens, or nothing. `nft` is given the open file `held`, too.
 
     Raises: NetworkError with nft's own words.
     """
@@ -193,10 +193,10 @@ def apply(script: str) -> None:
         lines = script.splitlines()
         shell = f"nft '{lines[0]}'" if len(lines) == 1 else f"nft -f - <<'END'\n{script}END"
         explain.step(f"sendmsg(NETLINK_NETFILTER, one transaction of {len(lines)} lines)", shell)
-    finish(start(["-f", "-"], script))
+    finish(start(["-f", "-"], script, held))
 
 
-def start(args: list[str], script: str = "") -> Running:
+def start(args: list[str], script: str = "", held: int = -1) -> Running:
     """Start `nft`; input and output are files in memory, so that neither side ever waits for the other.
 
     Only what the shim has at hand is used: it runs this at the container's end. See: memfd_create(2), posix_spawn(3).
@@ -209,6 +209,7 @@ def start(args: list[str], script: str = "") -> Running:
             (os.POSIX_SPAWN_DUP2, source, 0),
             (os.POSIX_SPAWN_DUP2, output, 1),
             (os.POSIX_SPAWN_DUP2, output, 2),
+            *([(os.POSIX_SPAWN_DUP2, held, 3)] if held >= 0 else []),
         ]
         pid = os.posix_spawn(
             _program(), ["nft", *args], {"PATH": "/usr/sbin:/sbin", "LC_ALL": "C"}, file_actions=redirect

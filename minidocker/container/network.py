@@ -305,21 +305,22 @@ def _repair_firewall(run_dir: str, subnet: str, rules: str) -> None:
 def _publish(run_dir: str, endpoint: Endpoint, ports: tuple[Port, ...]) -> None:
     """Lead the ports of the host to the container; note first how that is undone.
 
-    A rule that is in the way is what a killed shim left, for the port itself is held by us.
+    `nft` holds the note's lock with us: should we be killed, nobody undoes what it has not done yet. A rule that is in
+    the way is what a killed shim left, for the port itself is held by us.
     """
     table = names(run_dir).table
-    with open(f"{run_dir}/network/published/{endpoint.container_id}", "w") as file:
-        file.write(firewall.unpublish(table, endpoint.address, ports))
     plan = firewall.publish(table, endpoint.address, ports)
-    try:
-        firewall.apply(plan)
-    except NetworkError as error:
-        if "File exists" not in str(error):
-            raise
-        for port in ports:
-            with _already_gone():
-                firewall.apply(firewall.forget(table, port))
-        firewall.apply(plan)
+    with records.locked(f"{run_dir}/network/published/{endpoint.container_id}") as note:
+        os.write(note, firewall.unpublish(table, endpoint.address, ports).encode())
+        try:
+            firewall.apply(plan, note)
+        except NetworkError as error:
+            if "File exists" not in str(error):
+                raise
+            for port in ports:
+                with _already_gone():
+                    firewall.apply(firewall.forget(table, port), note)
+            firewall.apply(plan, note)
     if udp := {port.host_port for port in ports if port.protocol == "udp"}:
         from minidocker.container import network_flows
 
@@ -330,6 +331,7 @@ def _unpublish(path: str) -> None:
     """Undo `_publish` by the note it left; nothing where there is none."""
     with contextlib.suppress(FileNotFoundError):
         with open(path) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # an nft whose command was killed may still be doing it
             undo = file.read()
         os.unlink(path)
         try:

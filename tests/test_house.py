@@ -12,7 +12,7 @@ PROJECT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 # From the ground up. A folder or module imports what stands on a lower line, or its own folder.
 LEVELS = (
-    {"errors", "explain", "progress"},
+    {"errors", "explain", "progress", "standins"},
     {"linux"},
     {"image", "container"},
     {"registry"},

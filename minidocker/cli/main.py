@@ -42,6 +42,7 @@ OPTIONS = (
         "run", "string", "Folder for what ends with this boot (default /run/minidocker, or $MINIDOCKER_RUN)", default=""
     ),
     Option("explain", "bool", "Print every step as the kernel sees it, beside the shell line that would do the same"),
+    Option("with", "list", "Run on what you have written in these notebooks of the course: their functions for ours"),
     Option("insecure-registry", "list", "Speak plain HTTP, or TLS without checking, to this registry (host[:port])"),
     Option("help", "bool", "Print this page, or with COMMAND that of the command"),
     Option("version", "bool", "Print version information and quit", "v"),
@@ -97,6 +98,7 @@ def main(argv: list[str]) -> int:
         words, values = parse(argv, OPTIONS, "", stops=True)
         settings = Settings(values["root"], values["run"], values["explain"])
         _allow_insecure(values["insecure-registry"])
+        _put_in_place(values["with"])
         if values["version"]:
             return _print_version()
         if not words or values["help"] or words[0] == "help":
@@ -126,6 +128,14 @@ def _allow_insecure(hosts: list[str]) -> None:
     if hosts:
         known = os.environ.get("MINIDOCKER_INSECURE_REGISTRIES")
         os.environ["MINIDOCKER_INSECURE_REGISTRIES"] = ",".join([*([known] if known else []), *hosts])
+
+
+def _put_in_place(notebooks: list[str]) -> None:
+    """Have a learner's functions do the engine's work, and say which."""
+    if notebooks:
+        from minidocker.course import use
+
+        use.begin(notebooks, lambda line: print(f"minidocker: {line}", file=sys.stderr))
 
 
 def _find(words: list[str]) -> tuple[str, list[str]]:
@@ -272,4 +282,15 @@ def explanation(error: Exception) -> str:
         return text
     if isinstance(error, RecursionError):
         return "a tree of folders is nested too deeply to be walked"
-    return f"{type(error).__name__}: {error}\nThis is a bug in minidocker. MINIDOCKER_DEBUG=1 shows where it happened."
+    return f"{type(error).__name__}: {error}\n{_culprit(error)}"
+
+
+def _culprit(error: Exception) -> str:
+    """Say whose bug an error is: ours, or that of a learner's cell (see `minidocker.course.use`)."""
+    place = error.__traceback__
+    while place is not None:
+        if place.tb_frame.f_code.co_filename.startswith("<your cell"):
+            name = place.tb_frame.f_code.co_filename.removeprefix("<your cell ").rstrip(">")
+            return f"It was raised in your cell {name}, line {place.tb_lineno}."
+        place = place.tb_next
+    return "This is a bug in minidocker. MINIDOCKER_DEBUG=1 shows where it happened."

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from minidocker import explain
+from minidocker import explain, standins
 from minidocker.container import records, stream
 from minidocker.container.attach import Attachment
 from minidocker.container.spec import Spec
@@ -26,7 +26,7 @@ from minidocker.linux import interpreter
 Json = dict[str, Any]
 
 # -I and -S: neither the user's environment nor site-packages; our programs need only this package and the library.
-_PROGRAM = "import sys; sys.path.insert(0, sys.argv[1]); from minidocker.container import {0}; {0}.main()"
+_PROGRAM = "import sys; sys.path.insert(0, sys.argv[1]); {1}from minidocker.container import {0}; {0}.main()"
 
 
 class Process(NamedTuple):
@@ -122,7 +122,8 @@ def spawn(module: str, title: str) -> tuple[socket.socket, int]:
     program = interpreter.sealed(sys.executable)
     ours, theirs = socket.socketpair()
     package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    arguments = [sys.executable, "-I", "-S", "-c", _PROGRAM.format(module), package, title]
+    program_text = _PROGRAM.format(module, standins.LOAD if standins.files else "")
+    arguments = [sys.executable, "-I", "-S", "-c", program_text, package, title, *standins.files]
     quiet = [(os.POSIX_SPAWN_OPEN, fd, "/dev/null", os.O_WRONLY, 0) for fd in (1, 2)]
     if os.environ.get("MINIDOCKER_DEBUG"):
         quiet = []

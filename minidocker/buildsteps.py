@@ -24,7 +24,8 @@ def build(engine: Engine, context: str, options: BuildOptions, out: Callable[[st
     """Build an image; return its id. See `minidocker.build.builder.build`."""
 
     def tell(news: Progress) -> None:
-        out(f"{news.id}: {news.status}\n" if news.id else f"{news.status}\n")
+        if not news.total:  # what counts bytes is for a line that is redrawn
+            out(f"{news.id}: {news.status}\n" if news.id else f"{news.status}\n")
 
     def resolve(name: str, platform: str, pull: bool) -> Image:
         if pull:

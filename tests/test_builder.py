@@ -13,13 +13,31 @@ from typing import Any
 import pytest
 
 from buildbench import Bench, Chroot, bench, leftovers, masked
+from minidocker import engine as stories
 from minidocker.build.builder import BuildOptions, RunStep, apply_changes, build
 from minidocker.build.workspace import workspace
+from minidocker.engine import Engine
 from minidocker.errors import BuildError, DockerfileError, ImageNotFound, InvalidReference
 from minidocker.image.oci import ImageConfig
+from minidocker.progress import Progress, Report
 
 __all__ = ["bench"]
 pytestmark = pytest.mark.root
+
+
+def test_a_pull_within_a_build_counts_no_bytes(tmp_path: os.PathLike[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def pull(engine: Engine, name: str, platform: str, report: Report) -> Any:
+        for news in (Progress("5be3", "Downloading", 1, 9), Progress("5be3", "Pull complete"), Progress("", "Done")):
+            report(news)
+        raise ImageNotFound(name)
+
+    monkeypatch.setattr(stories, "pull", pull)
+    printed: list[str] = []
+    with pytest.raises(ImageNotFound):
+        stories.build(
+            stories.open_engine(f"{tmp_path}", f"{tmp_path}"), "", BuildOptions("FROM nowhere\n"), printed.append
+        )
+    assert "".join(printed).endswith("Step 1/1 : FROM nowhere\n5be3: Pull complete\nDone\n")
 
 
 def test_prints_what_docker_prints(bench: Bench) -> None:

@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from minidocker.container import records, remap
+from minidocker.container import remap
 from minidocker.container.records import Container
 from minidocker.container.view import mounted, view
 from minidocker.engine import Engine
@@ -110,21 +110,17 @@ def overlay_works(engine: Engine, report: Report) -> bool:
 
 
 def _try_overlay(engine: Engine) -> bool:
-    """Mount an overlay, out of sight, and say whether that went well."""
+    """Mount an overlay in a container that is never recorded, so no command sees it, and say whether that went well."""
     from minidocker.container.spec import Spec
     from minidocker.errors import StartError
 
-    # Named as what is left of a removed container: should we be killed, `system prune` deletes it.
-    trial = Container(f"{os.urandom(8).hex()}.removed", "", "", "", "", Spec(args=()), records.State())
-    folder = engine.containers.path(trial.id)
     os.makedirs(engine.containers.layers, 0o700, exist_ok=True)
-    try:
+    works = False
+    with contextlib.suppress(StartError), engine.containers.making("", "", "", Spec(args=())) as trial:
         with mounted(engine.containers, trial, read_only=False):
-            return True
-    except StartError:
-        return False
-    finally:
-        trees.delete(folder)
+            works = True
+        raise StartError("it was only a trial")
+    return works
 
 
 def flatten(stack: list[str], target: str) -> None:

@@ -1,15 +1,18 @@
 """Twenty commands at once, on the same and on different things: no lost update, nothing given twice, no dead lock."""
 
+import contextlib
 import json
 import os
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
 from conftest import Minidocker, Roots
 from minidocker import engine as stories
+from minidocker import progress, storage
+from minidocker.container import records, view
 from minidocker.container.options import RunOptions
 from minidocker.engine import open_engine
 
@@ -150,6 +153,24 @@ def test_pruning_while_others_build(minidocker: Minidocker, busybox_image: str, 
     for number in range(5):
         minidocker.ok(*contexts[number])
         assert minidocker.ok("run", "--rm", "--network", "none", f"n{number}", "cat", "/m") == str(number)
+
+
+def test_the_trial_of_overlayfs_beside_a_prune(roots: Roots, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first command of all tries a mount; what that lies in is not what a killed command has left."""
+    engine = open_engine()
+
+    @contextlib.contextmanager
+    def mount_while_another_prunes(
+        containers: records.Containers, trial: records.Container, read_only: bool
+    ) -> Iterator[str]:
+        with view.mounted(containers, trial, read_only) as merged:
+            stories.tidy(engine)
+            assert os.path.isdir(containers.path(trial.id, "upper"))
+            yield merged
+
+    monkeypatch.setattr(storage, "mounted", mount_while_another_prunes)
+    assert storage.overlay_works(engine, progress.silent)
+    assert engine.containers.ids() == []
 
 
 def test_descriptors_and_threads_of_a_long_process_stay(roots: Roots, busybox_image: str) -> None:

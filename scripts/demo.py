@@ -4,6 +4,7 @@ Each section shows the commands as a reader would type them, their real output, 
 is so. It has its own root, so it neither needs nor touches what is in /var/lib/minidocker but the base images.
 """
 
+import fcntl
 import os
 import platform
 import re
@@ -331,6 +332,14 @@ def main(names: list[str]) -> int:
     """Play all sections, or those named (`demo.py pull_image versions`); tell the first thing that does not hold."""
     if os.geteuid() != 0:
         sys.exit("the demo needs root: containers of an ordinary user are a later chapter")
+    stage_is_ours = open(f"{RUN}.lock", "w")  # held to the end of this process
+    try:
+        fcntl.flock(stage_is_ours, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        sys.exit(
+            f"another demo is using {ROOT}: wait until it has ended, "
+            "or give this one folders of its own in MINIDOCKER_DEMO_ROOT and MINIDOCKER_DEMO_RUN"
+        )
     started = time.monotonic()
     on = Stage(ROOT, RUN)
     print(f"$ export MINIDOCKER_ROOT={ROOT} MINIDOCKER_RUN={RUN}")

@@ -1,5 +1,6 @@
 """The demo itself: it ends well, every check of it holds, and nothing is left of it."""
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -22,3 +23,14 @@ def test_the_whole_tutorial(roots: Roots, embedded: str) -> None:
     assert "\x1b" not in done.stdout, "colour where nobody looks"
     assert not os.path.exists(roots.root)
     assert not Leaks(roots.root, roots.run).found()
+
+
+@pytest.mark.root
+def test_two_at_once_do_not_share_a_stage(roots: Roots) -> None:
+    env = {**os.environ, "MINIDOCKER_DEMO_ROOT": roots.root, "MINIDOCKER_DEMO_RUN": roots.run}
+    with open(f"{roots.run}.lock", "w") as first:
+        fcntl.flock(first, fcntl.LOCK_EX)
+        second = subprocess.run([sys.executable, SCRIPT], env=env, capture_output=True, text=True, check=False)
+    assert (second.returncode, second.stdout) == (1, "")
+    assert second.stderr.startswith(f"another demo is using {roots.root}: wait")
+    assert os.path.isdir(roots.root), "the first one's"

@@ -8,7 +8,7 @@ ROUNDS ?= 300
 REPEAT ?= 300
 SEED ?= 1
 
-.PHONY: help setup lab book demo exercises test test-unit test-vm test-versions chaos check format bench probes fuzz clean
+.PHONY: help setup lab book demo exercises test test-unit test-vm test-versions chaos check format bench exercises probes fuzz clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -58,6 +58,10 @@ format: ## format the code and mend what the linter can
 bench: ## measure side by side with docker; writes benchmarks/results.json and the README's table
 	@$(PYTHON) scripts/prepare.py test
 	@$(VENV)/bin/python benchmarks/run.py
+
+exercises: ## make the learners' notebooks anew from solutions/, and prove every exercise (see docs/course.md)
+	$(VENV)/bin/python scripts/exercises.py write
+	$(VENV)/bin/python scripts/exercises.py prove
 
 probes: ## look around in docker's default container and in ours; writes docs/probes.md
 	@$(PYTHON) scripts/prepare.py test

@@ -43,7 +43,8 @@ class Test(NamedTuple):
 class Exercise(NamedTuple):
     """One exercise. `replaces` is the dotted name of the engine's own function, "" where there is none.
 
-    `task` is the text without the hints, `scene` and `setup` are code that runs beside the learner's.
+    `task` is the text without the hints, `scene` and `setup` are code that runs beside the learner's. `stub` is the
+    solution's cell as a learner finds it. Read from a learner's notebook, `solution` is what the learner has written.
     """
 
     name: str
@@ -57,13 +58,9 @@ class Exercise(NamedTuple):
     task: str
     setup: str
     solution: str
+    stub: str
     scene: str
     tests: tuple[Test, ...]
-
-    @property
-    def stub(self) -> str:
-        """Return the solution cell as a learner finds it."""
-        return generate.stub(self.solution)
 
 
 class Course(NamedTuple):
@@ -179,13 +176,13 @@ def _exercise(section: str, name: str, cells: dict[str, Cell]) -> Exercise:
                 raise BadExercise(f"{grade_id} is not worth a whole number of points from 1")
             generate.visible(cell.source)
             tests.append(Test(grade_id.removeprefix(f"{name}-test-"), points, cell.source))
+    stub = generate.stub_of(cells[f"{name}-solution"])
     title, minutes, points, replaces = _head(name, cells[name].source)
     total = sum(test.points for test in tests)
     if total != points:
         raise BadExercise(f"{name}: the task says {points} points, its {len(tests)} tests are worth {total}")
     text = cells[name].source
     sources = {kind: cells[f"{name}-{kind}"].source for kind in ("solution", "scene") if f"{name}-{kind}" in cells}
-    generate.stub(sources["solution"])
     return Exercise(
         name,
         section,
@@ -198,6 +195,7 @@ def _exercise(section: str, name: str, cells: dict[str, Cell]) -> Exercise:
         _HINT.sub("", text).strip(),
         cells["setup"].source if "setup" in cells else "",
         sources["solution"],
+        stub,
         sources.get("scene", ""),
         tuple(tests),
     )

@@ -31,6 +31,15 @@ def stub(source: str, code: bool = True) -> str:
     return without(source, SOLUTION, lines) if f"BEGIN {SOLUTION}" in source else "\n".join(lines)
 
 
+def stub_of(cell: Cell) -> str:
+    """Return a solution cell as the learner finds it, also when the learner has written into it. Raises: BadMarkers."""
+    kept = cell.metadata.get("minidocker")
+    if isinstance(kept, dict) and isinstance(kept.get("stub"), str):
+        return str(kept["stub"])
+    as_it_was = STUB[-1] in cell.source and f"BEGIN {SOLUTION}" not in cell.source
+    return cell.source if as_it_was else stub(cell.source, cell.kind == "code")
+
+
 def visible(source: str) -> str:
     """Return a test cell as the learner sees it. Raises: BadMarkers."""
     return without(source, HIDDEN_TESTS, ())
@@ -70,7 +79,7 @@ def _cleared(cell: Cell) -> Cell:
     source, metadata = cell.source, dict(cell.metadata)
     if marks.get("solution"):
         source = stub(source, cell.kind == "code")
-        metadata["deletable"] = False
+        metadata |= {"deletable": False, "minidocker": {"stub": source}}  # by which an exercise can be begun anew
     elif marks.get("locked"):
         source = visible(source) if marks.get("grade") else source
         metadata |= {"deletable": False, "editable": False}

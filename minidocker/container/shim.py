@@ -193,6 +193,7 @@ def run(control: Control, request: Json, spec: Spec) -> None:
         pid = syscalls.clone(syscalls.CLONE_NEWPID | (syscalls.CLONE_NEWUSER if spec.userns else 0))
         if pid == 0:
             _become(child, lambda: namespaces.be_born(spec, layout, pipes.for_child, child.parent(), seccomp), request)
+        mounted = undo.enter_context(contextlib.ExitStack())
         undo.callback(kill, pid)
         child.theirs.close()
         if spec.userns:
@@ -207,6 +208,7 @@ def run(control: Control, request: Json, spec: Spec) -> None:
         child.proceed()
         control.send(stream.CREATED, {"pid": pid})
         terminal = child.listen(control, b"ready")
+        mounted.callback(os.close, hold_root(pid))
         network = control.expect(stream.GO)
         state = running(pid, network)
         relay = Relay(pipes.for_relay(terminal), containers.path(container_id, "log.json"), spec.stdin_once)
@@ -223,6 +225,15 @@ def run(control: Control, request: Json, spec: Spec) -> None:
         if cleanup.is_restarting(containers, container_id):
             spec = spec._replace(remove=False)
         at_last.callback(finish, containers, container_id, state, spec, relay)
+
+
+def hold_root(pid: int) -> int:
+    """Keep the container's root mounted when its last process ends, so that it is unmounted by us, who have no limits.
+
+    An overlay that is unmounted has the whole disk below it written out, with what others have written (sync(2)). Under
+    a limit of writes a container could not end for minutes: its process did that, and took no SIGKILL meanwhile.
+    """
+    return os.open(f"/proc/{pid}/root", os.O_PATH | os.O_CLOEXEC)
 
 
 def running(pid: int, network: Json) -> records.State:

@@ -24,7 +24,7 @@ from prepare import PROJECT, REGISTRY, quietly, say
 CACHE = os.environ.get("MINIDOCKER_VM_CACHE", "/var/cache/minidocker/vm")
 GUEST = f"{PROJECT}/tests/vm"
 KERNEL = "linux-image-cloud-amd64"
-MODULES = ("virtio_pci", "virtio_blk")  # what the first program needs to see the disks; the root has the others
+MODULES = ("virtio_pci", "virtio_blk", "virtio_net")  # what the first program needs; the root has the others
 
 PACKAGES = (
     ("systemd", "systemd-sysv", "libpam-systemd", "dbus", "dbus-user-session", "kmod", "procps", "busybox-static")
@@ -156,7 +156,7 @@ def make_disk(path: str, tree: str, size: str = "512M") -> None:
 
 
 def initramfs(tree: str, version: str) -> bytes:
-    """Return the archive from which the kernel takes its first program: busybox, the disks' drivers and `init`.
+    """Return the archive from which the kernel takes its first program: busybox, the drivers and `init`.
 
     See: the kernel's driver-api/early-userspace/buffer-format.rst.
     """

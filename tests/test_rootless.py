@@ -177,7 +177,7 @@ def test_containers_reach_each_other_and_not_the_hosts_loopback(user: Ordinary) 
     assert until(lambda: user("run", "--rm", "busybox", "wget", "-qO-", f"http://{address}").stdout) == "near\n"
     with socket.create_server(("127.0.0.1", 0)) as private:
         port = private.getsockname()[1]
-        for where in ("127.0.0.1", "10.0.2.2"):
+        for where in ("127.0.0.1", "198.51.100.2"):
             assert user("run", "--rm", "busybox", "nc", "-w", "2", where, str(port)).returncode != 0
 
 

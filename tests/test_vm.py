@@ -50,11 +50,12 @@ def test_the_archive_is_what_cpio_reads(tmp_path: Path) -> None:
     os.makedirs(modules / "kernel")
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/busybox").write_bytes(b"busybox")
-    for name in ("virtio", "ring", "virtio_pci", "virtio_blk"):
+    for name in ("virtio", "ring", "virtio_pci", "virtio_blk", "virtio_net"):
         (modules / f"kernel/{name}.ko").write_bytes(name.encode())
     needs = {
         "virtio_pci": "kernel/ring.ko kernel/virtio.ko",
         "virtio_blk": "kernel/virtio.ko",
+        "virtio_net": "kernel/virtio.ko",
         "ring": "",
         "virtio": "",
     }
@@ -66,8 +67,8 @@ def test_the_archive_is_what_cpio_reads(tmp_path: Path) -> None:
     subprocess.run(["busybox", "cpio", "-i"], input=archive, cwd=out, check=True, capture_output=True)
     assert (out / "bin/busybox").read_bytes() == b"busybox"
     assert os.access(out / "init", os.X_OK)
-    drivers = [(out / f"{number:02}.ko").read_text() for number in range(4)]
-    assert drivers == ["virtio", "ring", "virtio_pci", "virtio_blk"]  # what is needed comes first
+    drivers = [(out / f"{number:02}.ko").read_text() for number in range(5)]
+    assert drivers == ["virtio", "ring", "virtio_pci", "virtio_blk", "virtio_net"]  # what is needed comes first
 
 
 def talk(program: str) -> subprocess.Popen[bytes]:

@@ -45,7 +45,10 @@ THREADS = (
     "this program has threads, and a program with threads cannot enter a user namespace (setns(2)): "
     "start it inside, with 'minidocker unshare {program}', or be root"
 )
-NAME_SERVER = "10.0.2.3"  # slirp4netns's, which asks the host's
+# slirp4netns's network, and the name server there, which asks the host's. Its default, 10.0.2.0/24, is the network that
+# qemu and VirtualBox give to their machines: to whom a machine has an address in it, it would send no answers. This one
+# is kept for examples (RFC 5737).
+NETWORK, NAME_SERVER = "198.51.100.0/24", "198.51.100.3"
 _used: list[int] = []  # the descriptor of RUN/rootless/used, which this process holds to its end
 
 

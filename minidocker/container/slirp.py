@@ -32,14 +32,14 @@ FAILED = (
 )
 # Every address of its network but that of its name server stands for the host's 127.0.0.1. Its own option against that,
 # --disable-host-loopback, also loses the answers to what is asked by UDP from there; so it is done here.
-GUARD = """\
-table ip slirp-guard {
-    chain forward {
+GUARD = f"""\
+table ip slirp-guard {{
+    chain forward {{
         type filter hook forward priority filter; policy accept;
-        oifname "tap0" ip daddr 10.0.2.3 meta l4proto { tcp, udp } th dport 53 accept
-        oifname "tap0" ip daddr 10.0.2.0/24 ct direction original drop
-    }
-}
+        oifname "tap0" ip daddr {rootless.NAME_SERVER} meta l4proto {{ tcp, udp }} th dport 53 accept
+        oifname "tap0" ip daddr {rootless.NETWORK} ct direction original drop
+    }}
+}}
 """
 _READY, _EXIT = 100, 101  # the numbers that its descriptors have there
 
@@ -74,7 +74,7 @@ def _start(run: str, pid: int) -> int:
         os.unlink(api)
     ready, ready_child = os.pipe()
     alive = os.open(f"{run}/rootless/alive", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    command = ["slirp4netns", "--configure", "--mtu=65520", f"--api-socket={api}"]
+    command = ["slirp4netns", "--configure", "--mtu=65520", f"--cidr={rootless.NETWORK}", f"--api-socket={api}"]
     command += [f"--ready-fd={_READY}", f"--exit-fd={_EXIT}", str(pid), "tap0"]
     explain.step("posix_spawn(slirp4netns)", " ".join(command))
     quiet = [(os.POSIX_SPAWN_OPEN, fd, "/dev/null", os.O_RDWR, 0) for fd in (0, 1, 2)]

@@ -8,7 +8,7 @@ ROUNDS ?= 300
 REPEAT ?= 300
 SEED ?= 1
 
-.PHONY: help setup lab book demo exercises test test-unit test-vm test-versions chaos check format bench exercises probes fuzz clean
+.PHONY: help setup lab book demo exercises test test-unit test-vm test-versions chaos check format bench probes fuzz clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16

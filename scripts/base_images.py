@@ -125,6 +125,9 @@ def apt_sources() -> list[str]:
         return [f"deb {mirror} {SUITE} main"]
     query = ["apt-get", "indextargets", "--format", "$(RELEASE) $(COMPONENT) $(REPO_URI)", "Created-By: Packages"]
     rows = subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()
+    if not rows:  # apt names only what it has fetched, and an image of Debian comes with nothing fetched
+        subprocess.run(["apt-get", "update", "-qq"], stdout=subprocess.DEVNULL, check=True)
+        rows = subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()
     targets = [row.split() for row in rows]
     sources = [
         f"deb {uri} {release} main"

@@ -73,6 +73,17 @@ def test_the_images_sources_are_the_machines_own(apt: None) -> None:
     assert base_images.proxies() == {"http_proxy": "http://proxy.example:3128"}
 
 
+def test_sources_are_fetched_where_nothing_has_been(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: os.PathLike[str]
+) -> None:
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    answer = f"[ \"$1\" = update ] && exec touch {tmp_path}/fetched; [ ! -e {tmp_path}/fetched ] || cat <<'EOF'"
+    with open(f"{tmp_path}/apt-get", "w") as file:
+        file.write(f"#!/bin/sh\n{answer}\n{SOURCES}EOF\n")
+    os.chmod(f"{tmp_path}/apt-get", 0o755)
+    assert base_images.apt_sources()[0] == "deb http://mirror.example/debian/ bookworm main"
+
+
 def test_a_mirror_can_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MINIDOCKER_MIRROR", "http://mine.example/debian")
     assert base_images.apt_sources() == ["deb http://mine.example/debian bookworm main"]

@@ -9,6 +9,7 @@ from minidocker.cli import interrupt
 
 def press_ctrl_c():
     signal.raise_signal(signal.SIGINT)
+    time.sleep(0.05)  # it tries again all the while
     done.append("went on")
 
 done, file = [], "{file}"
@@ -16,7 +17,7 @@ press_ctrl_c.__code__ = press_ctrl_c.__code__.replace(co_filename=file)
 interrupt.listen()
 try:
     press_ctrl_c()
-    time.sleep(10)
+    time.sleep(10)  # here
 except KeyboardInterrupt:
     done.append("interrupted")
 interrupt.ignore()

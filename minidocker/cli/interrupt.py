@@ -34,10 +34,19 @@ def ignore() -> None:
 
 def break_in(_number: int, frame: FrameType | None) -> None:
     """Raise KeyboardInterrupt, or try again soon where it would do harm."""
-    if frame and frame.f_code.co_filename.startswith(_IMPORTING):
+    if _is_importing(frame):
         signal.setitimer(signal.ITIMER_REAL, _SOON)
     else:
         raise KeyboardInterrupt
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    """Say whether a frame, or one that waits for it, is the import system's."""
+    while frame:
+        if frame.f_code.co_filename.startswith(_IMPORTING):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def forward_once_it_runs(

@@ -21,7 +21,8 @@ TONES = {
 
 STYLE = (
     """<style>
-.mdk { color: var(--jp-content-font-color1, inherit); max-width: 860px; font-size: 13px; line-height: 1.45;
+.mdk { color: var(--jp-content-font-color1, inherit); width: 0; min-width: min(100%, 860px); font-size: 13px;
+  line-height: 1.45;
   font-family: var(--jp-ui-font-family, system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif); }
 .mdk, .mdk * { box-sizing: border-box; }
 .mdk-title { font-weight: 600; margin: 2px 0 8px; }

@@ -135,9 +135,9 @@ def _draw(part: Part) -> str:
 
 def _parts() -> list[Part]:
     """Return what is known of the functions that exercises ask for."""
-    import importlib
+    from minidocker.course import use
 
-    return [Part(*part) for part in importlib.import_module("minidocker.course.use").parts()]
+    return [Part(*part) for part in use.parts()]
 
 
 def engine_map() -> EngineMap:

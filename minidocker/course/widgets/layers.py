@@ -107,7 +107,8 @@ class Layers(Picture):
         for row, (word, how) in reversed(list(zip(self.rows, fates, strict=True))):
             lines += [f"     (no layer) {step}" for step in reversed(row.after)]
             lines.append(f"{row.number:3}. {row.command}")
-            lines.append(f"     {human_size(row.size)}, as a blob {human_size(row.packed)}; {_counts(row)}")
+            sizes = f"{human_size(row.size)}, as a blob {human_size(row.packed)}"
+            lines.append(f"     {row.diff_id[7:19]}: {sizes}; {_counts(row)}")
             if word:
                 lines.append(f"     {self.path}: {word}{f', {how}' if how else ''}")
         lines += [f"     (no layer) {step}" for step in reversed(self.first)]

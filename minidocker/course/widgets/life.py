@@ -80,7 +80,8 @@ class Life(Picture):
 
     def text(self) -> str:
         """Say the state, and what leads on from it."""
-        lines = [f"{self.title}.", self.facts(), "", "What leads where:"]
+        lines = [f"{self.title}.", self.facts(), ""]
+        lines += [f"{name}: {meaning}" for name, (_, _, _, meaning) in STATES.items()]
         for way in WAYS:
             mark = "→ " if way.origin == self.state else "  "
             lines.append(f"{mark}{way.origin or '(nothing)'} → {way.end}: {way.command}")

@@ -151,6 +151,7 @@ class Limits(Picture):
         def switch(change: dict[str, Any]) -> None:
             if change["new"]:
                 self._begin()
+                self.samples = []
                 threading.Thread(target=work, daemon=True, name="minidocker-limits").start()
 
         button.observe(switch, "value")
@@ -161,16 +162,17 @@ class Limits(Picture):
     def curves(self) -> list[tuple[str, list[float], float, str]]:
         """Return each curve: its name, its values, its limit, and the file that the limit stands in."""
         two = self.folders.version == 2
-        cpu = [0.0]
+        cpu = []
         for one, other in zip(self.samples, self.samples[1:], strict=False):
             cpu.append((other.cpu - one.cpu) / max(other.when - one.when, 1e-6))
+        cpu = [*(cpu[:1] or [0.0]), *cpu]  # before the first sample nothing is known
         names = ("memory.max", "pids.max", "cpu.max")
         if not two:
             names = ("memory.limit_in_bytes", "pids.max", "cpu.cfs_quota_us")
         return [
             ("memory", [float(sample.memory) for sample in self.samples], float(self.allowed.memory), names[0]),
             ("processes", [float(sample.pids) for sample in self.samples], float(self.allowed.pids), names[1]),
-            ("processors", cpu[: len(self.samples)], self.allowed.cpus, names[2]),
+            ("processors", cpu, self.allowed.cpus, names[2]),
         ]
 
     def text(self) -> str:
@@ -255,11 +257,13 @@ def limits(container: Any, seconds: float = 4.0, every: float = 0.2, doing: str 
     picture = Limits(container, every)
     picture.show_live()
     picture.look()
-    if doing and not picture.ended:
-        from minidocker import engine
+    try:
+        if doing and not picture.ended:
+            from minidocker import engine
 
-        asked = ExecOptions(("/bin/sh", "-c", doing), detach=True)
-        engine.execute(picture.engine, picture.container, asked)
-    picture.watch(seconds)
-    picture.finish()
+            asked = ExecOptions(("/bin/sh", "-c", doing), detach=True)
+            engine.execute(picture.engine, picture.container, asked)
+        picture.watch(seconds)
+    finally:
+        picture.finish()
     return picture

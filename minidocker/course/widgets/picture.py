@@ -13,6 +13,7 @@ from typing import Any
 from minidocker.container import records
 from minidocker.course.widgets import drawing
 from minidocker.engine import Engine
+from minidocker.errors import MinidockerError
 
 VIEW = "application/vnd.jupyter.widget-view+json"
 MOST_SECONDS = 600  # after which a picture that follows the machine stops
@@ -56,7 +57,7 @@ class Picture:
             return None
         import ipywidgets
 
-        self._view = ipywidgets.HTML(self.page())
+        self._view = ipywidgets.HTML(self.page(), layout=ipywidgets.Layout(width="100%"))
         row = ipywidgets.HBox(controls, layout=ipywidgets.Layout(flex_flow="row wrap"))
         return ipywidgets.VBox([row, self._view])
 
@@ -124,21 +125,25 @@ def following(picture: Picture, seconds: float = 1.0) -> list[Any]:
     stopped = threading.Event()
 
     def again(_button: Any = None) -> None:
-        picture.look()
+        try:
+            picture.look()
+        except (MinidockerError, OSError) as error:  # what it shows may have been removed
+            picture.title = str(error)
         picture.redraw()
 
-    def follow() -> None:
+    def follow(stop: threading.Event) -> None:
         for _ in range(int(MOST_SECONDS / seconds)):
-            if stopped.wait(seconds):
+            if stop.wait(seconds):
                 return
             again()
         always.value = False
 
     def switch(change: dict[str, Any]) -> None:
+        nonlocal stopped
         stopped.set()
+        stopped = threading.Event()
         if change["new"]:
-            stopped.clear()
-            threading.Thread(target=follow, daemon=True, name="minidocker-picture").start()
+            threading.Thread(target=follow, args=(stopped,), daemon=True, name="minidocker-picture").start()
 
     once.on_click(again)
     always.observe(switch, "value")

@@ -25,6 +25,9 @@ from minidocker.errors import MinidockerError
 
 ROWS, COLUMNS = 24, 100
 MOST_LINES = 2000
+MOST_COLUMNS = 1000
+SHOWN_LINES = 300
+_MOMENT = 0.08  # seconds
 _MARK = "MINIDOCKER_CELL"  # the variable by which the shell is found among the container's processes
 # Whole sequences; what may be the beginning of one waits for the rest.
 _SEQUENCE = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[()*+#%].|[^\[\]()*+#%])", re.DOTALL)
@@ -74,13 +77,15 @@ class Screen:
             self._put(letter)
 
     def _put(self, text: str) -> None:
+        if self.column + len(text) > MOST_COLUMNS:
+            self._letter("\n")
         line = self.lines[-1].ljust(self.column)
         self.lines[-1] = line[: self.column] + text + line[self.column + len(text) :]
         self.column += len(text)
 
     def _obey(self, sequence: str) -> None:
         """Do what matters for lines: to clear the screen or a line, to go left and right."""
-        number = int(re.sub(r"\D", "", sequence) or 0)
+        number = min(int(re.sub(r"\D", "", sequence)[:6] or 0), MOST_COLUMNS)
         if (sequence.startswith("\x1b[") and sequence.endswith("J") and number in (2, 3)) or sequence == "\x1bc":
             self.clear()
         elif sequence.startswith("\x1b[") and sequence.endswith("K"):
@@ -89,7 +94,7 @@ class Screen:
         elif sequence.startswith("\x1b[") and sequence.endswith("D"):
             self.column = max(self.column - (number or 1), 0)
         elif sequence.startswith("\x1b[") and sequence.endswith("C"):
-            self.column += number or 1
+            self.column = min(self.column + (number or 1), MOST_COLUMNS)
 
     def clear(self) -> None:
         """Begin anew."""
@@ -112,51 +117,67 @@ class Terminal(Picture):
         self._mark = os.urandom(8).hex()
         self._heard = threading.Condition()
         self._last = time.monotonic()
-        self._over = False
+        self._over, self._drawing = True, False
         self.title = f"{command} in {self.container.name}"
+        self._attachment: Attachment | None = None
+        if self.container.running:
+            self._open()
+
+    def _open(self) -> None:
+        """Start the shell on a terminal of its own, and somebody who listens to it."""
         # No colours, and a prompt that does not set the window's title.
         env = (f"{_MARK}={self._mark}", "TERM=dumb", "PS1=# ")
-        asked = ExecOptions((command,), env=env, terminal=True, interactive=True)
+        asked = ExecOptions((self.command,), env=env, terminal=True, interactive=True)
         attachment = stories.execute(self.engine, self.container, asked)
-        assert isinstance(attachment, Attachment)  # noqa: S101, it is not detached
-        self._attachment = attachment
+        if attachment is None:  # only one that is detached has none
+            return
+        self._attachment, self._over = attachment, False
         attachment.resize(ROWS, COLUMNS)
-        threading.Thread(target=self._listen, daemon=True, name="minidocker-terminal").start()
+        threading.Thread(target=self._listen, args=(attachment,), daemon=True, name="minidocker-terminal").start()
         atexit.register(self.close)
 
-    def _listen(self) -> None:
+    def _listen(self, attachment: Attachment) -> None:
         """Put what the shell writes on the screen, until it ends."""
         import codecs
 
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        drawn = 0.0
         with contextlib.suppress(OSError):
-            for _, data in self._attachment.frames():
+            for _, data in attachment.frames():
                 with self._heard:
                     self.screen.write(decoder.decode(data))
                     self._last = time.monotonic()
                     self._heard.notify_all()
-                if self._last - drawn > 0.05:
-                    drawn = self._last
-                    self.redraw()
-                else:
-                    threading.Timer(0.06, self.redraw).start()
-        self.exit_code = self._attachment.exit_code
+                self._redraw_soon()
+        self.exit_code = attachment.exit_code
         with self._heard:
             self._over = True
             self._heard.notify_all()
-        self._attachment.close()
+        attachment.close()
         self.redraw()
+
+    def _redraw_soon(self) -> None:
+        """Draw once for all that is written in a moment."""
+
+        def draw() -> None:
+            self._drawing = False
+            self.redraw()
+
+        if not self._drawing:
+            self._drawing = True
+            threading.Timer(_MOMENT, draw).start()
 
     def type(self, text: str) -> None:
         """Type to the shell: a line ends with a new line. What is typed to one that has ended is lost."""
-        with contextlib.suppress(OSError):
-            self._attachment.send_stdin(text.encode())
+        if self._attachment and not self._over:
+            with contextlib.suppress(OSError):
+                self._attachment.send_stdin(text.encode())
 
     def run(self, script: str, patience: float = 20.0) -> None:
         """Type a script line by line, each when the shell asks for it, for `patience` seconds at most a line."""
         for line in script.splitlines():
             self.wait_for_prompt(patience)
+            if self._over:
+                return
             self.type(line + "\n")
             time.sleep(0.02)
         self.wait_for_prompt(patience)
@@ -177,21 +198,24 @@ class Terminal(Picture):
         for number in (signal.SIGHUP, signal.SIGKILL):
             if self._over:
                 return
-            for pid in self._processes():
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, number)
+            self._signal(number)
             with self._heard:
                 self._heard.wait_for(lambda: self._over, timeout=1)
 
-    def _processes(self) -> list[int]:
-        """Return the processes that have our mark in their environment. See: proc_pid_environ(5)."""
-        found, mark = [], f"{_MARK}={self._mark}".encode()
+    def _signal(self, number: int) -> None:
+        """Send a signal to the processes that have our mark in their environment, and to no others.
+
+        See: proc_pid_environ(5); pidfd_open(2): a descriptor stands for one process, a number for whoever has it.
+        """
+        mark = f"{_MARK}={self._mark}".encode()
         with contextlib.suppress(MinidockerError, OSError):
             for process in processes.listing(self.engine.containers.load(self.container.id)):
-                with contextlib.suppress(OSError), open(f"/proc/{process.pid}/environ", "rb") as file:
-                    if mark in file.read().split(b"\0"):
-                        found.append(process.pid)
-        return found
+                with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+                    pidfd = os.pidfd_open(process.pid)
+                    stack.callback(os.close, pidfd)
+                    environment = stack.enter_context(open(f"/proc/{process.pid}/environ", "rb"))
+                    if mark in environment.read().split(b"\0"):
+                        signal.pidfd_send_signal(pidfd, number)
 
     def __enter__(self) -> "Terminal":
         return self
@@ -200,7 +224,9 @@ class Terminal(Picture):
         self.close()
 
     def controls(self) -> list[Any]:
-        """Let the reader type, interrupt, end the input, and close."""
+        """Let the reader type, interrupt, end the input, and close; not where the shell has ended."""
+        if self._over:
+            return []
         import ipywidgets
 
         layout = ipywidgets.Layout(width="420px")
@@ -237,6 +263,8 @@ class Terminal(Picture):
         """Say whether the shell runs."""
         if not self._over:
             return "The shell runs."
+        if not self._attachment:
+            return f"{self.container.name} is not running: start it, then open a terminal in it."
         if self.exit_code is None:
             return "The shell has ended with the container."
         return f"The shell has ended with exit code {self.exit_code}."
@@ -248,7 +276,8 @@ class Terminal(Picture):
     def body(self) -> str:
         """Draw the screen's last lines."""
         style = "max-height:420px;overflow:auto;display:flex;flex-direction:column-reverse"
-        screen = f'<pre style="margin:0;white-space:pre-wrap">{drawing.escape(self.screen.text())}</pre>'
+        last = "\n".join(self.screen.text().split("\n")[-SHOWN_LINES:])
+        screen = f'<pre style="margin:0;white-space:pre-wrap">{drawing.escape(last)}</pre>'
         tone = "grey" if self._over else "green"
         return drawing.card(f'<div style="{style}">{screen}</div>', tone) + drawing.span(self.state(), "dim")
 
@@ -260,7 +289,7 @@ class Terminal(Picture):
 def terminal(container: Any, script: str = "", command: str = "/bin/sh") -> Terminal:
     """Open a shell in a running container. With a `script`, type that line by line and wait for its end.
 
-    Raises: ContainerNotFound, ContainerStateError when it does not run, StartError where it has no such shell.
+    Raises: ContainerNotFound, StartError where it has no such shell.
     """
     opened = Terminal(container, command)
     opened.wait_for_prompt(5)

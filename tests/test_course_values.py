@@ -134,7 +134,7 @@ def test_an_error_of_an_unknown_class_arrives_as_its_nearest_base() -> None:
     arrived: Any = there_and_back(Odd("x"))
     assert arrived.__class__ is LookupError
     assert str(arrived) == "odd"
-    assert arrived.learner == Trace("Odd", "odd", 0, "")
+    assert vars(arrived)["learner"] == Trace("Odd", "odd", 0, "")
 
 
 def test_the_line_of_a_learners_cell_is_told() -> None:

@@ -37,6 +37,7 @@ KINDS = {
 }
 SECONDS = 5.0  # that a function may take
 _MOST_READ = 1 << 20
+_ENDING = 0.2  # seconds from the closing of its last descriptor to the end of a process, at most
 _releases: dict[int, int] = {}  # of each keeper: the descriptor by which it is told to end
 
 
@@ -292,7 +293,7 @@ def _frame(told: int, deadline: float, pidfd: int) -> Any:
             return _failed(TimeoutError("the function did not return in time"))
         piece = os.read(told, missing) if told in ready else b""  # and not of the frame after this one
         if not piece:
-            ended = pidfd < 0 or bool(select.select([pidfd], [], [], 0)[0])
+            ended = pidfd < 0 or bool(select.select([pidfd], [], [], _ENDING)[0])
             return _failed(ChildProcessError("the function ended its process")) if ended else ["return", None]
         data += piece
     return json.loads(data[4:])

@@ -421,14 +421,16 @@ def test_the_map_marks_what_is_the_learners(monkeypatch: pytest.MonkeyPatch) -> 
     parts = [
         Part("minidocker.image.reference.parse", "parse_reference", True, 12),
         Part("minidocker.build.cache.key", "cache_key"),
-        Part("minidocker.of.another", "another", True, 1),
+        Part("minidocker.image.unpack._Unpacking._resolve", "refuse", True, 1),
+        Part("minidocker.build.steps.prepare", "step"),
     ]
     monkeypatch.setattr(use, "parts", lambda: parts)
     picture = EngineMap()
     text = check(picture)
-    assert picture.title == "The engine: 2 of 3 functions that the exercises ask for are yours"
+    assert picture.title == "The engine: 2 of 4 functions that the exercises ask for are yours"
     assert "image.reference.parse: exercise parse_reference, yours, called 12 times" in text
-    assert "of.another: exercise another, yours, called once" in text
+    assert "image.unpack.unpack\n  image.unpack._Unpacking._resolve: exercise refuse, yours, called once\n" in text
+    assert text.index("build.recording.record") < text.index("build.steps.prepare: exercise step") < text.index("run:")
     assert "build.cache.key: exercise cache_key\n" in text
     assert "build.recording.record\n" in text
 
@@ -547,7 +549,7 @@ def test_a_packets_way_has_the_machines_own_names(minidocker: Minidocker, busybo
     text = check(picture)
     assert f"to {port}" in text and f"to {address}:80" in text
     assert f"@somewhere: tcp . 127.0.0.1 . {port.rpartition(':')[2]} : {address} . 80" in text
-    cable = next(stop.name for stop in picture.stops if stop.facts == "the host's end of the cable")
+    cable = next(stop.name for stop in picture.stops if stop.facts == "the cable's end at the bridge")
     assert os.path.isdir(f"/sys/class/net/{cable}")
     assert os.path.basename(os.readlink(f"/sys/class/net/{cable}/master")) == picture.names.bridge
     assert not any(stop.broken for stop in picture.stops)

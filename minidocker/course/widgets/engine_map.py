@@ -56,6 +56,8 @@ STORIES = {
     ),
 }
 
+HOME = {"image": "pull", "registry": "push", "build": "build", "versions": "commit"}  # of folders; the rest is `run`'s
+
 
 class Part(NamedTuple):
     """A function of the engine: the exercise that asks for it, whether the learner's stands in, how often it ran."""
@@ -83,12 +85,22 @@ class EngineMap(Picture):
         self.stories: dict[str, list[Part]] = {}
         for story, names in STORIES.items():
             self.stories[story] = [known.pop(f"minidocker.{n}", Part(f"minidocker.{n}")) for n in names]
-        if known:
-            self.stories["beside them"] = list(known.values())
+        for part in known.values():
+            self._place(part)
         every = [part for parts in self.stories.values() for part in parts]
         self.mine = sum(part.mine for part in every)
         self.asked = sum(bool(part.exercise) for part in every)
         self.title = f"The engine: {self.mine} of {self.asked} functions that the exercises ask for are yours"
+
+    def _place(self, part: Part) -> None:
+        """Put a function that an exercise asks for behind those of its module, or at the end of its folder's story."""
+        module = part.name.rpartition(".")[0]
+        for parts in self.stories.values():
+            beside = [at for at, other in enumerate(parts, 1) if f"{other.name}.".startswith(f"{_module(module)}.")]
+            if beside:
+                parts.insert(beside[-1], part)
+                return
+        self.stories[HOME.get(part.name.split(".")[1], "run")].append(part)
 
     def controls(self) -> list[Any]:
         """Let the reader follow the calls."""
@@ -107,14 +119,18 @@ class EngineMap(Picture):
         legend = drawing.row(drawing.chip("yours", "green"), drawing.chip("an exercise", "blue"), drawing.chip("given"))
         shown = [legend]
         for story, parts in self.stories.items():
-            arrow = '<span class="dim">→</span>' if story in STORIES else ""
-            chain = arrow.join(_draw(part) for part in parts)
+            chain = '<span class="dim">→</span>'.join(_draw(part) for part in parts)
             style = "display:flex;flex-wrap:wrap;gap:6px;align-items:center"
             name = drawing.cell(drawing.span(story, "strong"), 96)
             shown.append(
                 f'<div class="row" style="margin-top:10px">{name}<div class="grow" style="{style}">{chain}</div></div>'
             )
         return "".join(shown)
+
+
+def _module(name: str) -> str:
+    """Return the module's name of a class in it: a module's name is in small letters, and a class's is not."""
+    return ".".join(part for part in name.split(".") if part == part.lower())
 
 
 def _words(part: Part) -> str:

@@ -115,8 +115,9 @@ class Packet(Picture):
             ]
         port = self.published[0]
         address = f"{'127.0.0.1' if port.host_ip == firewall.ANY_ADDRESS else port.host_ip}:{port.host_port}"
+        local = port.host_ip.startswith("127.")
         stops = [
-            Stop("a client", "on this machine, or where its address is known", "host", onward=address),
+            Stop("a client", "on this machine" + ("" if local else ", or one that reaches it"), "host", onward=address),
             Stop(
                 "port of the host", f"{port.host_ip}:{port.host_port}/{port.protocol}", "host", "amber", onward=address
             ),
@@ -139,8 +140,8 @@ class Packet(Picture):
             stops.append(Stop(f"nft {self.names.table}", facts, where, tone, not element, onward))
         bridge = f"{state.gateway}, {links.subnet or 'its subnet cannot be read'}"
         stops.append(Stop(f"bridge {self.names.bridge}", bridge, where, "green", onward=onward))
-        stops.append(Stop(links.veth or "veth", "the host's end of the cable", where, "green", onward=onward))
-        stops.append(Stop("eth0", f"{address}, {state.mac}: the other end", "container", "blue", onward=onward))
+        stops.append(Stop(links.veth or "veth", "the cable's end at the bridge", where, "green", onward=onward))
+        stops.append(Stop("eth0", f"{address}, {state.mac}, the cable's other end", "container", "blue", onward=onward))
         return stops
 
     def _program(self) -> Stop:

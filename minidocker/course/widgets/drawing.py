@@ -28,6 +28,8 @@ STYLE = (
 .mdk-title { font-weight: 600; margin: 2px 0 8px; }
 .mdk .mono, .mdk pre { font-family: var(--jp-code-font-family, ui-monospace, "DejaVu Sans Mono", monospace);
   font-size: 12px; }
+.mdk pre, .mdk-words pre { margin: 0 !important; padding: 0 !important; background: none !important;
+  color: inherit !important; font-size: 12px !important; white-space: pre-wrap; }
 .mdk .dim { opacity: .68; }
 .mdk .strong { font-weight: 600; }
 .mdk .card { border: 1px solid rgb(var(--tone)); border-left-width: 4px; border-radius: 5px; padding: 5px 10px;
@@ -58,7 +60,6 @@ STYLE = (
 .mdk-words { max-width: 860px; margin: 4px 0 8px; font-size: 12px; color: var(--jp-content-font-color1, inherit);
   font-family: var(--jp-ui-font-family, system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif); }
 .mdk-words summary { cursor: pointer; opacity: .75; }
-.mdk-words pre { white-space: pre-wrap; font-size: 12px; margin: 4px 0; }
 </style>"""
 )
 

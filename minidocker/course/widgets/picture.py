@@ -57,7 +57,7 @@ class Picture:
             return None
         import ipywidgets
 
-        self._view = ipywidgets.HTML(self.page(), layout=ipywidgets.Layout(width="100%"))
+        self._view = ipywidgets.HTML(self.page())
         row = ipywidgets.HBox(controls, layout=ipywidgets.Layout(flex_flow="row wrap"))
         return ipywidgets.VBox([row, self._view])
 

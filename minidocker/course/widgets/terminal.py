@@ -277,7 +277,7 @@ class Terminal(Picture):
         """Draw the screen's last lines."""
         style = "max-height:420px;overflow:auto;display:flex;flex-direction:column-reverse"
         last = "\n".join(self.screen.text().split("\n")[-SHOWN_LINES:])
-        screen = f'<pre style="margin:0;white-space:pre-wrap">{drawing.escape(last)}</pre>'
+        screen = f"<pre>{drawing.escape(last)}</pre>"
         tone = "grey" if self._over else "green"
         return drawing.card(f'<div style="{style}">{screen}</div>', tone) + drawing.span(self.state(), "dim")
 

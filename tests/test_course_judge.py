@@ -84,6 +84,10 @@ def test_what_the_code_prints_is_kept_within_bounds(tmp_path: str) -> None:
     assert verdict.printed.endswith("… (and more)")
 
 
+def test_what_little_the_code_prints_is_there_at_once(tmp_path: str) -> None:
+    assert verdict_on(tmp_path, body("print(number)\nreturn 0"), {"one": "assert double(7) == 14"}).printed == "7\n"
+
+
 def test_each_test_starts_afresh(tmp_path: str) -> None:
     tests = {"one": "left_behind = 1", "two": "assert left_behind == 1"}
     assert [test.earned for test in verdict_on(tmp_path, body("return 0"), tests).tests] == [2, 0]

@@ -64,10 +64,11 @@ class Exercise(NamedTuple):
 
 
 class Course(NamedTuple):
-    """The folder that holds the course, and its exercises in their order."""
+    """The folder that holds the course, its exercises in their order, and whether it has the solutions."""
 
     folder: str
     exercises: tuple[Exercise, ...]
+    complete: bool
 
     def get(self, name: str) -> Exercise:
         """Return an exercise by its name. Raises: NoSuchExercise, with the nearest name there is."""
@@ -137,7 +138,7 @@ def load(place: str = "") -> Course:
         for other in found[:number]:
             if other.name == exercise.name:
                 raise BadExercise(f"two exercises are called {other.name}: in {other.section} and {exercise.section}")
-    return Course(place, tuple(found))
+    return Course(place, tuple(found), kind == "solutions")
 
 
 def _sections(place: str) -> list[str]:

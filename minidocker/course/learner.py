@@ -38,7 +38,7 @@ class Learner:
         package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-c", _PROGRAM, package, str(theirs.fileno())],
+                [sys.executable, "-I", "-u", "-c", _PROGRAM, package, str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=self._printed,
                 stderr=self._printed,

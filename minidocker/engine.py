@@ -113,14 +113,17 @@ def commit(
     message: str = "",
     author: str = "",
     changes: Iterable[str] = (),
+    pause: bool = True,
 ) -> Image:
     """Make an image of a container: its image's layers and, as one more, what it has changed.
+
+    With `pause`, what runs in it stands still meanwhile.
 
     Raises: InvalidReference, DockerfileError for a change that is no instruction.
     """
     from minidocker import versions
 
-    return versions.commit(engine, container, reference_text, message, author, changes)
+    return versions.commit(engine, container, reference_text, message, author, changes, pause)
 
 
 # Containers

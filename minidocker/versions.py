@@ -1,9 +1,10 @@
 """A new version of an image, made of a container: `commit`."""
 
+import contextlib
 from collections.abc import Iterable
 
 from minidocker import storage
-from minidocker.container import records
+from minidocker.container import lifecycle, records
 from minidocker.container.records import Container
 from minidocker.engine import Engine
 from minidocker.image import layers, reference
@@ -11,10 +12,13 @@ from minidocker.image.oci import CONFIG, MANIFEST, Descriptor, ImageConfig, Mani
 from minidocker.image.store import Image
 
 
-def commit(engine: Engine, container: Container, name: str, message: str, author: str, changes: Iterable[str]) -> Image:
+def commit(
+    engine: Engine, container: Container, name: str, message: str, author: str, changes: Iterable[str], pause: bool
+) -> Image:
     """Record an image: the container's image and one more layer, what the container has changed.
 
-    `changes` are Dockerfile instructions that change the configuration. Raises: InvalidReference, DockerfileError.
+    `changes` are Dockerfile instructions that change the configuration; with `pause` nothing in the container runs
+    while its files are read, so that they fit together. Raises: InvalidReference, DockerfileError.
     """
     from minidocker.build.builder import apply_changes
 
@@ -23,7 +27,8 @@ def commit(engine: Engine, container: Container, name: str, message: str, author
     with store.adding():
         parent = store.get(container.image_id)
         before = store.config(parent)
-        with storage.upper(engine, container) as upper:
+        still = lifecycle.paused(engine.containers, container) if pause else contextlib.nullcontext()
+        with still, storage.upper(engine, container) as upper:
             layer = layers.write_layer(store.layout, upper)
         store.unpack(layer.blob.digest, layer.diff_id)
         config = after_commit(before, container, layer.diff_id, message, author)

@@ -17,7 +17,7 @@ press_ctrl_c.__code__ = press_ctrl_c.__code__.replace(co_filename=file)
 interrupt.listen()
 try:
     press_ctrl_c()
-    time.sleep(10)  # here
+    time.sleep(10)
 except KeyboardInterrupt:
     done.append("interrupted")
 interrupt.ignore()

@@ -16,9 +16,13 @@ from pathlib import Path
 
 import pytest
 
-from conftest import Minidocker
+from conftest import Minidocker, Roots
 from leaks import cgroup_folders
-from minidocker.container import cgroups
+from minidocker import engine as stories
+from minidocker.container import cgroups, lifecycle
+from minidocker.engine import open_engine
+from minidocker.image import layers
+from minidocker.image.layout import Layout
 
 pytestmark = pytest.mark.root
 
@@ -285,3 +289,34 @@ def test_the_weight_at_the_disk(home: Minidocker) -> None:
     pid = state(home, "heavy")["Pid"]
     with contextlib.suppress(FileNotFoundError):  # no scheduler here knows weights
         assert value(pid, "blkio", "blkio.bfq.weight", "io.weight").split()[-1] == ("500" if VERSION == 1 else "4950")
+
+
+def test_a_commit_has_everything_stand_still(home: Minidocker, roots: Roots, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless it is not to; and everything goes on when whoever wanted that has gone, however it went."""
+    script = "i=0; while :; do i=$((i+1)); echo $i > /count; usleep 10000; done"
+    engine = open_engine(roots.root, roots.run)
+    container = engine.containers.get(home.ok("run", "-d", "--network", "none", "busybox", "sh", "-c", script))
+    count = Path(engine.containers.path(container.id, "upper", "count"))
+
+    def is_moving() -> bool:
+        before = count.read_text()
+        time.sleep(0.3)
+        return before != count.read_text()
+
+    moving, write_layer = [], layers.write_layer
+
+    def look_and_write_layer(layout: Layout, upper: str) -> layers.Layer:
+        moving.append(is_moving())
+        return write_layer(layout, upper)
+
+    home.ok("exec", container.id, "sh", "-c", "until test -s /count; do usleep 10000; done")
+    monkeypatch.setattr(layers, "write_layer", look_and_write_layer)
+    stories.commit(engine, container)
+    stories.commit(engine, container, pause=False)
+    assert moving == [False, True]
+    attachment = lifecycle.connect(engine.containers, container)
+    attachment.pause()
+    assert not is_moving()
+    attachment.close()
+    time.sleep(0.1)
+    assert is_moving()

@@ -21,7 +21,7 @@ def test_what_was_typed_before_leaving_is_taken() -> None:
     ours, theirs = socket.socketpair()
     theirs.sendall(stream.pack(stream.STDIN, b"typed\n"))
     theirs.close()
-    relay = Relay(Streams(keyboard, screen, -1))
+    relay = Relay(Streams(keyboard, screen, -1), lambda _still: None)
     relay.adopt(ours, attach=True)
     assert select.select([screen], [], [], 10)[0], "the output is there before the loop looks at the one who has left"
     assert relay.serve(pid) == 0

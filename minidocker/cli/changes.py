@@ -23,7 +23,8 @@ def commit(call: Call) -> int:
 
     engine = call.engine()
     container = engine.containers.get(call.word(0))
-    image = stories.commit(engine, container, call.word(1), call["message"], call["author"], call["change"])
+    chosen = (call["message"], call["author"], call["change"], call["pause"])
+    image = stories.commit(engine, container, call.word(1), *chosen)
     print(image.id)
     return 0
 

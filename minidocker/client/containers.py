@@ -174,11 +174,17 @@ class Container:
         return [{"Path": c.path, "Kind": KINDS[c.kind]} for c in stories.diff(self.engine, self._now)]
 
     def commit(
-        self, repository: str = "", tag: str = "", message: str = "", author: str = "", changes: Iterable[str] = ()
+        self,
+        repository: str = "",
+        tag: str = "",
+        message: str = "",
+        author: str = "",
+        pause: bool = True,
+        changes: Iterable[str] = (),
     ) -> Image:
-        """Make an image of it."""
+        """Make an image of it; with `pause`, what runs in it stands still meanwhile."""
         name = f"{repository}:{tag}" if tag else repository
-        return Image(self.engine, stories.commit(self.engine, self._now, name, message, author, changes).id)
+        return Image(self.engine, stories.commit(self.engine, self._now, name, message, author, changes, pause).id)
 
     def export(self) -> Iterator[bytes]:
         """Return its whole root as a tar archive."""

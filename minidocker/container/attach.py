@@ -40,6 +40,16 @@ class Attachment:
         """Tell the process's terminal how large its window is, in characters."""
         self.socket.sendall(stream.pack(stream.RESIZE, json.dumps({"rows": rows, "columns": columns}).encode()))
 
+    def pause(self) -> None:
+        """Have all that runs in the container stand still, from now on until `close` or the end of this process.
+
+        Raises: OSError when the shim is gone.
+        """
+        self.socket.sendall(stream.pack(stream.PAUSE))
+        for kind, _ in stream.receive(self.socket):
+            if kind == stream.PAUSED:
+                return
+
     def frames(self) -> Iterator[tuple[int, bytes]]:
         """Yield the output as it comes: (`stream.STDOUT` or `stream.STDERR`, bytes), until the process ends."""
         while True:

@@ -17,7 +17,8 @@ from minidocker.errors import StartError
 from minidocker.linux import userns
 
 PARENT = "minidocker"
-CONTROLLERS = ("memory", "cpu", "cpuacct", "pids", "devices", "blkio")
+_LIMITING = ("memory", "cpu", "cpuacct", "pids", "devices", "blkio")
+CONTROLLERS = (*_LIMITING, "freezer")  # those of version 1 that a container has a folder of
 _HANDED_DOWN = ("cpu", "memory", "pids", "io")  # what version 2 has of them, by its names
 # As much swap as memory, as docker gives: without a limit, a container would go on in swap. A kernel may not count it.
 # Weights count only where the disk's scheduler is one that knows them; docker, too, goes on without.
@@ -92,7 +93,7 @@ def version(places: dict[str, str]) -> int:
 
     Version 1 is used where any of its controllers is mounted: a controller belongs to one version at a time.
     """
-    if any(controller in places for controller in CONTROLLERS):
+    if any(controller in places for controller in _LIMITING):
         return 1
     return 2 if "unified" in places else 0
 
@@ -131,8 +132,12 @@ def settle(container_id: str) -> dict[str, str]:
 
 
 def _controllers(folder: str) -> str:
-    with open(f"{folder}/cgroup.controllers") as file:
-        return file.read().strip()
+    return _read(f"{folder}/cgroup.controllers").strip()
+
+
+def _read(path: str) -> str:
+    with open(path) as file:
+        return file.read()
 
 
 def plan(
@@ -307,6 +312,26 @@ def oom_kills(made: Plan) -> int:
                 if name == "oom_kill":
                     return int(value)
     return 0
+
+
+def freeze(made: Plan, still: bool) -> None:
+    """Have the container's processes stand still, or go on; return when they do, or would not within a second.
+
+    Where it has no cgroup, or the kernel no freezer, they go on all the while.
+
+    See: cgroup-v2.rst, cgroup.freeze; cgroup-v1/freezer-subsystem.rst.
+    """
+    if made.version == 2:
+        file, value, shown_in, shown = "cgroup.freeze", str(int(still)), "cgroup.events", f"frozen {int(still)}"
+    else:
+        file, value = "freezer.state", "FROZEN" if still else "THAWED"
+        shown_in, shown = file, value
+    deadline = time.monotonic() + 1
+    for folder in made.folders:
+        with contextlib.suppress(FileNotFoundError):
+            _write(f"{folder}/{file}", value)
+            while shown not in _read(f"{folder}/{shown_in}") and time.monotonic() < deadline:
+                time.sleep(0.002)
 
 
 def remove(made: Plan, patience: float = 2.0) -> None:

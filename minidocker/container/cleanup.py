@@ -61,7 +61,9 @@ def after_dead_shim(containers: Containers, container: Container) -> None:
         return
     state = container.state
     disconnect(containers, container.id)
-    cgroups.remove(cgroups.existing(container.id))
+    left = cgroups.existing(container.id)
+    cgroups.freeze(left, still=False)  # it may have been killed in the middle of a commit
+    cgroups.remove(left)
     remove_run_folder(containers, container.id)
     if state.status == records.EXITED:
         containers.write_state(container.id, state._replace(finished=state.finished or records.now()))

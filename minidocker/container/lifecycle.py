@@ -9,6 +9,7 @@ import select
 import signal
 import socket
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 from minidocker.container import cleanup, etc, launch, network, options, ports, records, relay, rootless
@@ -126,6 +127,20 @@ def connect(containers: Containers, container: Container) -> Attachment:
     except (FileNotFoundError, ConnectionRefusedError):
         raise ContainerStateError("You cannot attach to a stopped container, start it first") from None
     return Attachment(connection, container.spec.terminal)
+
+
+@contextlib.contextmanager
+def paused(containers: Containers, container: Container) -> Iterator[None]:
+    """Have what runs in the container, if it runs, stand still while in the block.
+
+    Its shim sees to it for as long as we are connected: should we be killed, everything goes on.
+    """
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(ContainerStateError, OSError):
+            attachment = connect(containers, container)
+            stack.callback(attachment.close)
+            attachment.pause()
+        yield
 
 
 def execute(containers: Containers, container: Container, asked: ExecOptions) -> Attachment | None:

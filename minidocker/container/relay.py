@@ -14,7 +14,7 @@ import socket
 import struct
 import termios
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from minidocker.container import stream
 from minidocker.container.logs import Log
@@ -36,6 +36,7 @@ class Client:
         self.is_owner = is_owner
         self.frames = stream.Frames()
         self.waiting = bytearray()
+        self.pauses = False
 
     def send(self) -> None:
         """Send what waits, as far as it goes without blocking.
@@ -48,9 +49,15 @@ class Client:
 
 
 class Relay:
-    """The loop. `streams` are the shim's ends: where input is written to, where output and errors are read from."""
+    """The loop. `streams` are the shim's ends: where input is written to, where output and errors are read from.
 
-    def __init__(self, streams: Streams, log_path: str = "", stdin_once: bool = True) -> None:
+    `freeze` has the container's processes stand still, or go on.
+    """
+
+    def __init__(
+        self, streams: Streams, freeze: Callable[[bool], None], log_path: str = "", stdin_once: bool = True
+    ) -> None:
+        self._freeze = freeze
         self._stdin = streams.stdin
         self._stdin_once = stdin_once
         self._terminal = streams.stdin == streams.stdout and streams.stdin >= 0
@@ -181,7 +188,7 @@ class Relay:
         try:
             data = client.connection.recv(_CHUNK)
             for kind, payload in client.frames.feed(data):
-                self._take(kind, payload)
+                self._take(client, kind, payload)
             gone = not data
         except BlockingIOError:
             gone = False
@@ -194,11 +201,13 @@ class Relay:
         if gone:
             del self._clients[client.connection.fileno()]
             client.connection.close()
+            if client.pauses and not any(other.pauses for other in self._clients.values()):
+                self._freeze(False)
             self._abandoned = self._tied and client.is_owner
             if client.is_owner and self._stdin_once:
                 self._end_input()
 
-    def _take(self, kind: int, payload: bytes) -> None:
+    def _take(self, client: Client, kind: int, payload: bytes) -> None:
         """Do what a frame from a client asks for."""
         if kind == stream.STDIN and self._stdin >= 0:
             self._input += payload
@@ -209,6 +218,10 @@ class Relay:
             size = json.loads(payload)
             window = struct.pack("HHHH", size["rows"], size["columns"], 0, 0)
             fcntl.ioctl(self._stdin, termios.TIOCSWINSZ, window)
+        elif kind == stream.PAUSE:
+            client.pauses = True
+            self._freeze(True)
+            client.waiting += stream.pack(stream.PAUSED)
 
     def _write_input(self) -> None:
         """Give the process what was typed, as far as it takes it now."""

@@ -9,6 +9,7 @@ safe and a hundred of them cost little. Its standard input is a socket to the en
 """
 
 import contextlib
+import functools
 import json
 import os
 import select
@@ -211,7 +212,8 @@ def run(control: Control, request: Json, spec: Spec) -> None:
         mounted.callback(os.close, hold_root(pid))
         network = control.expect(stream.GO)
         state = running(pid, network)
-        relay = Relay(pipes.for_relay(terminal), containers.path(container_id, "log.json"), spec.stdin_once)
+        log, freeze = containers.path(container_id, "log.json"), functools.partial(cgroups.freeze, limits)
+        relay = Relay(pipes.for_relay(terminal), freeze, log, spec.stdin_once)
         relay.listen(containers.run_path(container_id))
         child.proceed()
         child.listen(control, b"")
@@ -312,7 +314,7 @@ def _join(control: Control, request: Json, spec: Spec, pidfd: int) -> None:
         child.listen(control, b"apart")
         child.proceed()
         terminal = child.listen(control, b"ready")
-        relay = Relay(pipes.for_relay(terminal))
+        relay = Relay(pipes.for_relay(terminal), lambda _still: None)
         child.proceed()
         child.listen(control, b"")
         control.send(stream.STARTED)

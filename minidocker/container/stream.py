@@ -22,6 +22,8 @@ CREATED = 8  # {"pid": n}, from the shim: the namespaces exist; the network may 
 GO = 9  # {"address": …}, to the shim: all is set up outside; run the program
 STARTED = 10  # from the shim: the program runs
 FAILED = 11  # {"error": …, "exit_code": n}, from the shim: it does not, and everything was undone
+PAUSE = 12  # to the shim: the container's processes are to stand still for as long as this connection stays
+PAUSED = 13  # from the shim: they do
 
 _HEADER = struct.Struct(">B3xI")
 LARGEST = 16 * 1024 * 1024

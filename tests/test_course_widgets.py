@@ -307,13 +307,21 @@ def test_a_build_that_works_is_done() -> None:
 
 def test_limits_are_read_of_either_version_of_cgroups(tmp_path: Any) -> None:
     one = Folders(1, (folder_of(tmp_path / "memory"), folder_of(tmp_path / "pids"), folder_of(tmp_path / "cpu")))
-    folder_of(tmp_path / "memory", **{"memory.limit_in_bytes": "67108864\n", "memory.usage_in_bytes": "4096\n"})
+    folder_of(
+        tmp_path / "memory",
+        **{
+            "memory.limit_in_bytes": "67108864\n",
+            "memory.usage_in_bytes": "4096\n",
+            "memory.max_usage_in_bytes": "8192\n",
+        },
+    )
     folder_of(tmp_path / "pids", **{"pids.max": "20\n", "pids.current": "3\n", "pids.events": "max 7\n"})
     cpu = {"cpu.cfs_quota_us": "50000\n", "cpu.cfs_period_us": "100000\n", "cpuacct.usage": "2500000000\n"}
     folder_of(tmp_path / "cpu", **cpu)
     assert one.allowed() == Allowed(67108864, 20, 0.5)
     assert one.sample()[1:] == (4096, 3, 2.5)
     assert one.entry("pids.events", "max") == 7
+    assert one.most() == (8192, 0)
     files = {"memory.max": "67108864\n", "memory.current": "4096\n", "pids.max": "20\n", "pids.current": "3\n"}
     stat = {"cpu.max": "50000 100000\n", "cpu.stat": "usage_usec 2500000\nuser_usec 1\n"}
     two = Folders(2, (folder_of(tmp_path / "two", **files, **stat),))

@@ -76,6 +76,11 @@ class Folders(NamedTuple):
         cpus = _number(quota) / (_number(period) or 100_000) if _number(quota) > 0 else 0.0
         return Allowed(0 if memory > _NO_LIMIT else memory, _number(self.read("pids.max")), cpus)
 
+    def most(self) -> tuple[int, int]:
+        """Return the most bytes and processes since the container's start, 0 where the kernel does not remember."""
+        memory = _number(self.read("memory.peak", "memory.max_usage_in_bytes"))
+        return memory, _number(self.read("pids.peak"))
+
     def sample(self) -> Sample:
         """Read the counters as they are now."""
         used = self.read("cpuacct.usage")
@@ -96,6 +101,7 @@ class Limits(Picture):
         self.samples: list[Sample] = []
         self.allowed = Allowed(0, 0, 0.0)
         self.oom_kills = self.refused = 0
+        self.most = (0, 0)
         self.ended = ""
         self.engine, self.container = find(what)
         self.title = f"What {self.container.name} uses, and what it may"
@@ -121,6 +127,7 @@ class Limits(Picture):
             return
         self.allowed = self.folders.allowed()
         self.samples = [*self.samples, self.folders.sample()][-MOST_SAMPLES:]
+        self.most = self.folders.most()
         plan = cgroups.Plan(self.folders.version, self.folders.folders, ())
         self.oom_kills = cgroups.oom_kills(plan)
         self.refused = self.folders.entry("pids.events", "max")
@@ -182,11 +189,10 @@ class Limits(Picture):
         if self.samples:
             span = self.samples[-1].when - self.samples[0].when
             lines.append(f"{len(self.samples)} samples in {span:.1f} s.")
-            for name, values, limit, file in self.curves():
+            for (name, values, limit, file), most in zip(self.curves(), (*self.most, 0), strict=True):
                 allowed = f"at most {_shown(name, limit)} ({file})" if limit else "no limit"
-                lines.append(
-                    f"  {name}: {_shown(name, values[-1])} now, {_shown(name, max(values))} at most; {allowed}"
-                )
+                highest = _shown(name, max(*values, most))
+                lines.append(f"  {name}: {_shown(name, values[-1])} now, {highest} was the most; {allowed}")
             lines += self.events()
         return "\n".join(lines)
 
@@ -204,8 +210,10 @@ class Limits(Picture):
         if not self.samples:
             return drawing.note(self.ended or "nothing was read yet")
         parts = []
-        for number, (name, values, limit, file) in enumerate(self.curves()):
-            parts += _curve(number * 108.0, name, values, limit, file, [s.when for s in self.samples])
+        times = [sample.when for sample in self.samples]
+        for number, ((name, values, limit, file), most) in enumerate(zip(self.curves(), (*self.most, 0), strict=True)):
+            parts += _curve(number * 108.0, name, values, limit, times)
+            parts += _beside(number * 108.0, name, values, limit, file, most)
         span = self.samples[-1].when - self.samples[0].when
         parts.append(drawing.words(150, 338, "0 s", "small dim"))
         parts.append(drawing.words(640, 338, f"{span:.1f} s", "small dim", "end"))
@@ -213,33 +221,45 @@ class Limits(Picture):
         return drawing.svg(344, *parts) + said + (drawing.note(self.ended) if self.ended else "")
 
 
-def _curve(top: float, name: str, values: list[float], limit: float, file: str, times: list[float]) -> list[str]:
-    """Draw one curve, 90 high, with its name on the left and its numbers on the right."""
-    left, width, height = 150.0, 490.0, 90.0
-    highest = max(*values, limit, 1e-9) * 1.08
-    span = max(times[-1] - times[0], 1e-6)
+_LEFT, _BROAD, _HIGH = 150.0, 490.0, 90.0
+
+
+def _top(values: list[float], limit: float) -> float:
+    """Return what the upper edge of a curve's frame stands for."""
+    return max(*values, limit, 1e-9) * 1.08
+
+
+def _curve(top: float, name: str, values: list[float], limit: float, times: list[float]) -> list[str]:
+    """Draw one curve in its frame, and the limit across it."""
+    highest, span = _top(values, limit), max(times[-1] - times[0], 1e-6)
     points = [
-        (left + width * (when - times[0]) / span, top + height * (1 - value / highest))
+        (_LEFT + _BROAD * (when - times[0]) / span, top + _HIGH * (1 - value / highest))
         for when, value in zip(times, values, strict=True)
     ]
-    points = points if len(points) > 1 else [points[0], (left + width, points[0][1])]
+    points = points if len(points) > 1 else [points[0], (_LEFT + _BROAD, points[0][1])]
     tone = {"memory": "blue", "processes": "green", "processors": "violet"}[name]
-    parts = [
-        drawing.box(left, top + 4, width, height - 4, "grey", "empty"),
-        drawing.area(points, top + height, tone),
+    y = top + _HIGH * (1 - limit / highest)
+    return [
+        drawing.box(_LEFT, top + 4, _BROAD, _HIGH - 4, "grey", "empty"),
+        drawing.area(points, top + _HIGH, tone),
         drawing.line(points, tone),
+        drawing.line([(_LEFT, y), (_LEFT + _BROAD, y)], "red", "dashed") if limit else "",
+    ]
+
+
+def _beside(top: float, name: str, values: list[float], limit: float, file: str, most: int) -> list[str]:
+    """Write the numbers on the left of a curve, and its limit on the right."""
+    parts = [
         drawing.words(0, top + 26, name, "strong"),
         drawing.words(0, top + 44, f"now {_shown(name, values[-1])}"),
-        drawing.words(0, top + 62, f"most {_shown(name, max(values))}", "dim"),
+        drawing.words(0, top + 62, f"most {_shown(name, max(*values, most))}", "dim"),
     ]
-    if limit:
-        y = top + height * (1 - limit / highest)
-        parts.append(drawing.line([(left, y), (left + width, y)], "red", "dashed"))
-        parts.append(drawing.words(left + width + 10, y + 4, f"limit {_shown(name, limit)}"))
-        parts.append(drawing.words(left + width + 10, y + 20, file, "mono dim"))
-    else:
-        parts.append(drawing.words(left + width + 10, top + 26, "no limit", "dim"))
-    return parts
+    right = _LEFT + _BROAD + 10
+    if not limit:
+        return [*parts, drawing.words(right, top + 26, "no limit", "dim")]
+    y = top + _HIGH * (1 - limit / _top(values, limit))
+    said = drawing.words(right, y + 4, f"limit {_shown(name, limit)}"), drawing.words(right, y + 20, file, "mono dim")
+    return [*parts, *said]
 
 
 def _shown(name: str, value: float) -> str:

@@ -96,7 +96,12 @@ class Packet(Picture):
             ]
         if spec.network == "host":
             return [
-                Stop("a client", "on this machine or another", "host", onward=f"127.0.0.1:{self.number}"),
+                Stop(
+                    "a client",
+                    "on this machine, or one that reaches it",
+                    "host",
+                    onward=f"127.0.0.1:{self.number or '…'}",
+                ),
                 Stop(
                     "the host's own cards", "--network host: the container has no network of its own", "host", "amber"
                 ),
@@ -104,11 +109,17 @@ class Packet(Picture):
             ]
         return [*self._to_host(), *self._to_container(), self._program()]
 
+    def _inside(self) -> str:
+        """Return the address that a packet has in the container's network."""
+        address = _address(self.container.state.address)
+        return f"{address}:{self.number}" if self.number else address
+
     def _to_host(self) -> list[Stop]:
         """From the client to the rules."""
-        inside = f"{_address(self.container.state.address)}:{self.number}"
+        inside = self._inside()
         if not self.published:
-            facts = f"{self.number}/{self.protocol} is not published:\nonly this machine and other containers reach it"
+            which = f"{self.number}/{self.protocol} is not published" if self.number else "no port is published"
+            facts = f"{which}:\nonly this machine and other containers reach it"
             return [
                 Stop("a client", "on this machine", "host", onward=inside),
                 Stop("no port of the host", facts, "host", "amber", onward=inside),
@@ -132,7 +143,7 @@ class Packet(Picture):
         """Over the rules, the bridge and the cable."""
         state, where = self.container.state, "user" if rootless.is_kept(self.engine.run) else "host"
         links, address = self.links or Links("", "", ""), _address(self.container.state.address)
-        onward, stops = f"{address}:{self.number}", []
+        onward, stops = self._inside(), []
         if self.published:
             rule, element = _rule(links.rules, self.published[0], address)
             facts = f"{rule}\n{element}" if element else "no rule leads this port to the container"
@@ -145,9 +156,7 @@ class Packet(Picture):
         return stops
 
     def _program(self) -> Stop:
-        where = f"port {self.number}/{self.protocol}"
-        if not self.number:
-            return Stop("no port", "none is asked for, none is published", "container")
+        where = f"port {self.number}/{self.protocol}" if self.number else f"any {self.protocol} port"
         if self.listens:
             return Stop("a program", f"listens on {self.listens}", "container", "blue")
         return Stop("nobody", f"no program listens on {where}: the packet is refused", "container", "red", True)
@@ -255,7 +264,8 @@ def _rule(rules: str, port: Port, address: str) -> tuple[str, str]:
 
 
 def _listens(pid: int, port: int, protocol: str) -> str:
-    """Return at which address somebody listens on a port, as the namespace of a process has it; "" for nobody."""
+    """Return where somebody listens on a port, or on any for 0, as the namespace of a process has it; "" for nobody."""
+    found = []
     for name in (protocol, f"{protocol}6"):
         try:
             with open(f"/proc/{pid}/net/{name}") as file:
@@ -264,9 +274,9 @@ def _listens(pid: int, port: int, protocol: str) -> str:
             continue
         for fields in lines:
             address, _, number = fields[1].partition(":")
-            if int(number, 16) == port and (fields[3] == _LISTENING or protocol == "udp"):
-                return f"{_readable(address)}:{port}"
-    return ""
+            if port in (int(number, 16), 0) and (fields[3] == _LISTENING or protocol == "udp"):
+                found.append(f"{_readable(address)}:{int(number, 16)}")
+    return ", ".join(dict.fromkeys(found))
 
 
 def _readable(address: str) -> str:

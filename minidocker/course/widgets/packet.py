@@ -100,7 +100,7 @@ class Packet(Picture):
                     "a client",
                     "on this machine, or one that reaches it",
                     "host",
-                    onward=f"127.0.0.1:{self.number or '…'}",
+                    onward=self._at_host(),
                 ),
                 Stop(
                     "the host's own cards", "--network host: the container has no network of its own", "host", "amber"
@@ -108,6 +108,9 @@ class Packet(Picture):
                 self._program()._replace(where="host"),
             ]
         return [*self._to_host(), *self._to_container(), self._program()]
+
+    def _at_host(self) -> str:
+        return f"127.0.0.1:{self.number}" if self.number else ""
 
     def _inside(self) -> str:
         """Return the address that a packet has in the container's network."""
@@ -157,6 +160,10 @@ class Packet(Picture):
 
     def _program(self) -> Stop:
         where = f"port {self.number}/{self.protocol}" if self.number else f"any {self.protocol} port"
+        if self.container.spec.network == "host" and not self.number:
+            return Stop(
+                "its programs", "take ports of the host itself: name one to see who listens", "container", "blue"
+            )
         if self.listens:
             return Stop("a program", f"listens on {self.listens}", "container", "blue")
         return Stop("nobody", f"no program listens on {where}: the packet is refused", "container", "red", True)
@@ -169,9 +176,7 @@ class Packet(Picture):
             facts = stop.facts.replace("\n", "\n     ")
             onward = f"\n     → to {stop.onward}" if stop.onward else ""
             lines.append(f"  {number}. {stop.name} ({names[stop.where]}): {facts}{onward}")
-        if len(self.stops) > 1 and not any(stop.broken for stop in self.stops):
-            lines.append(_BACK)
-        return "\n".join([*lines, *filter(None, [self.problem])])
+        return "\n".join([*lines, *filter(None, [self._back(), self.problem])])
 
     def body(self) -> str:
         """Draw the places one below the other, framed by the namespace that they are in."""
@@ -198,8 +203,15 @@ class Packet(Picture):
                 below = top + height + (28 if leaves else 18)
                 parts.append(drawing.words(152, below, f"to {stop.onward}", "mono small dim"))
         said = drawing.note(self.problem, "red") if self.problem else ""
-        back = "" if any(stop.broken for stop in self.stops) else f'<div class="dim">{_BACK}</div>'
+        back = f'<div class="dim">{drawing.escape(self._back())}</div>'
         return drawing.svg(y, *frames, *parts) + back + said
+
+    def _back(self) -> str:
+        """Say how the answer comes back, where it goes over the rules."""
+        whole = self.published and not any(stop.broken for stop in self.stops)
+        return (
+            "The answer goes the same way back; connection tracking puts the host's address in again." if whole else ""
+        )
 
     def _frame(self, where: str, top: float, bottom: float) -> str:
         titles = {
@@ -212,9 +224,6 @@ class Packet(Picture):
         return drawing.box(8, top, 804, bottom - top, tone, "empty dashed") + title
 
 
-_BACK = "The answer goes the same way back; connection tracking puts the host's address in again."
-
-
 def _place(stop: Stop, top: float, height: float) -> str:
     """Draw one place: its name in a box, its facts beside it."""
     parts = [drawing.box(24, top, 232, height, stop.tone, "dashed" if stop.broken else "")]
@@ -223,7 +232,7 @@ def _place(stop: Stop, top: float, height: float) -> str:
     for number, text in enumerate(facts):
         first = top + height / 2 + 4.5 - 9 * (len(facts) - 1)
         kind = "mono" if stop.name.startswith("nft") and len(facts) > 1 else ""
-        parts.append(drawing.words(268, first + 18 * number, text, kind, most=82 if not kind else 72))
+        parts.append(drawing.words(268, first + 18 * number, text, kind, most=74 if not kind else 72))
     return "".join(parts)
 
 

@@ -7,10 +7,12 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 
 import pytest
 
+import clean
 from ordinary import Ordinary, ordinary_user
 from peers import DockerRegistry, free_port
 from test_examples import EXAMPLES, fetch, log_in, until
@@ -538,6 +540,19 @@ def test_unshare(fresh: Ordinary) -> None:
     assert fresh.processes()[holder(fresh)], "what somebody is in stays"
     inside.kill()
     inside.wait()
+
+
+def test_make_clean_leaves_no_process(fresh: Ordinary) -> None:
+    """Of the user's own. Root does not know where each user's folders are, and finds the holders by their command line."""
+    fresh.ok("run", "-d", "busybox", "sleep", "1000")
+    with open(f"/proc/{holder(fresh)}/cmdline") as file:
+        assert clean.stays(file.read().split("\0")[:-1])
+    assert not clean.stays([sys.executable, "-c", "minidocker-holder"])
+    done = fresh.command(sys.executable, clean.__file__)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert fresh.processes() == {}
+    assert not os.path.exists(fresh.run)
+    assert "Exited" in fresh.ok("ps", "-a")
 
 
 def test_doctor_tells_what_is_missing(user: Ordinary, single: Ordinary) -> None:

@@ -543,7 +543,7 @@ def test_unshare(fresh: Ordinary) -> None:
 
 
 def test_make_clean_leaves_no_process(fresh: Ordinary) -> None:
-    """Of the user's own. Root does not know where each user's folders are, and finds the holders by their command line."""
+    """Of the user's own; root, who does not know each user's folders, finds the holders by their command lines."""
     fresh.ok("run", "-d", "busybox", "sleep", "1000")
     with open(f"/proc/{holder(fresh)}/cmdline") as file:
         assert clean.stays(file.read().split("\0")[:-1])

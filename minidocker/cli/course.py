@@ -110,7 +110,7 @@ def hint(call: Call) -> int:
 
 def reset(call: Call) -> int:
     """Put the stub back into the notebook; keep what was there."""
-    from minidocker.course import catalogue, progress
+    from minidocker.course import catalogue, progress, use
 
     course = catalogue.load()
     exercise = course.get(call.word(0))
@@ -129,6 +129,7 @@ def reset(call: Call) -> int:
     with open(kept, "w", encoding="utf-8") as file:
         file.write(f"{written.rstrip()}\n")
     course.write(exercise, exercise.stub)
+    use.forget(exercise.name)
     print(f"{exercise.name} is as it was; what you wrote is in {kept}\nReload the notebook if it is open")
     return 0
 

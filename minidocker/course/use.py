@@ -9,7 +9,9 @@ notes on the course, one for each function, mapped into every process that runs 
 and the closing of every descriptor.
 
     STATE.calls/NAME.py       what the engine's own programs run to have this function
-    STATE.calls/NAME.count    how often it was called, since it was put in place; there is none where it was not
+    STATE.calls/NAME.count    how often it was called; there is none where it was never in place
+
+A `with use(…)` begins to count afresh; one command after the other adds to what was counted.
 """
 
 import ast
@@ -26,6 +28,7 @@ from minidocker.errors import InvalidArgument, MinidockerError
 
 _WORD = 8  # bytes of a count
 _LOWEST = ("minidocker.container.", "minidocker.image.", "minidocker.linux.")  # all that the engine's programs import
+_NAMED = 4  # functions that are named, where there are more
 _active = 0  # how many uses there are, one within the other
 
 
@@ -58,6 +61,7 @@ class use:
     def __init__(self, *sections: str, **functions: Callable[..., Any]) -> None:
         self._sections = sections
         self._functions = functions
+        self._afresh = True
         self._undo: list[Callable[[], None]] = []
         self._files: list[str] = []
         self.mine: list[Mine] = []
@@ -70,8 +74,8 @@ class use:
         self.mine = list({mine.name: mine for mine in found}.values())
         folder = _folder()
         os.makedirs(folder, exist_ok=True)
-        if not _active:
-            _forget(folder)
+        if not _active and self._afresh:
+            forget()
         _active += 1
         try:
             for mine in self.mine:
@@ -83,8 +87,8 @@ class use:
 
     def _put(self, folder: str, mine: Mine) -> None:
         count = f"{folder}/{mine.exercise}.count"
-        with open(count, "wb") as file:
-            file.write(bytes(_WORD))
+        with open(count, "ab") as file:
+            file.truncate(_WORD)  # a container that runs may have it mapped: it never gets shorter
         try:
             self._undo.append(standins.replace(mine.name, counting(mine.function, count)))
         except (LookupError, ImportError) as error:
@@ -115,14 +119,18 @@ class use:
 def begin(paths: list[str], say: Callable[[str], None]) -> None:
     """Put what is written in notebooks into the engine for the rest of this process, and say what that is.
 
-    Raises: as `use`.
+    Calls are added to those that were counted before: one command after the other. Raises: as `use`.
     """
-    used = use(*paths).__enter__()
-    names = [f"{mine.name.removeprefix('minidocker.')} ({mine.exercise})" for mine in used.mine]
-    if names:
+    used = use(*paths)
+    used._afresh = False
+    used.__enter__()
+    names = [mine.name.removeprefix("minidocker.") for mine in used.mine]
+    if not names:
+        say(f"nothing is written in {', '.join(paths)} yet: the engine does all itself")
+    elif len(names) <= _NAMED:
         say(f"yours: {', '.join(names)}")
     else:
-        say(f"nothing is written in {', '.join(paths)} yet: the engine does all itself")
+        say(f"yours: {', '.join(names[:_NAMED])} and {len(names) - _NAMED} more")
 
 
 def parts() -> list[Part]:
@@ -246,9 +254,11 @@ def _folder() -> str:
     return f"{progress.path()}.calls"
 
 
-def _forget(folder: str) -> None:
-    for name in os.listdir(folder):
-        if name.endswith(".count"):
+def forget(exercise: str = "") -> None:
+    """Count the calls of an exercise's function anew, or of all: none of them is in place."""
+    folder = _folder()
+    for name in os.listdir(folder) if os.path.isdir(folder) else []:
+        if name == f"{exercise}.count" or (not exercise and name.endswith(".count")):
             os.unlink(f"{folder}/{name}")
 
 

@@ -2,6 +2,8 @@
 
 import os
 import re
+import shutil
+import sys
 import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
@@ -26,6 +28,7 @@ from minidocker.course.widgets.terminal import MOST_COLUMNS, MOST_LINES, Screen
 from minidocker.errors import BuildError, ContainerNotFound, ImageNotFound, InvalidArgument
 from minidocker.image.store import ImageStore
 from minidocker.progress import Progress
+from ordinary import ordinary_user
 
 
 def check(picture: Picture) -> str:
@@ -640,3 +643,51 @@ def test_a_pull_and_a_build_are_carried_out(roots: Roots, busybox_image: str, tm
     (tmp_path / "Dockerfile").write_text(f"FROM {busybox_image}\nRUN exit 3\n")
     with pytest.raises(BuildError, match="non-zero code: 3"):
         widgets.building(str(tmp_path))
+
+
+AS_A_USER = """
+from minidocker.course import widgets
+for picture in (widgets.packet("box"), widgets.namespaces("box"), widgets.stack("box"), widgets.limits("box", 0.2)):
+    print(picture.page() and picture.text())
+print(widgets.terminal("box", script="id -u").text())
+"""
+
+
+@pytest.mark.root
+def test_an_ordinary_user_sees_the_way_through_slirp4netns(embedded: str) -> None:
+    missing = [tool for tool in ("newuidmap", "slirp4netns", "setpriv", "useradd") if not shutil.which(tool)]
+    if missing:
+        pytest.skip(f"needs {', '.join(missing)}: run `make test`, which installs them")
+    with ordinary_user(True) as user:
+        user.env["MINIDOCKER_EMBEDDED"] = embedded
+        user.ok("run", "-d", "--name", "box", "-P", "--expose", "80", "busybox", "httpd", "-f", "-p", "80")
+        port = user.ok("port", "box", "80").splitlines()[0].rpartition(":")[2]
+        said = user.ok("unshare", sys.executable, "-c", AS_A_USER)
+        user.ok("rm", "-f", "box")
+    assert f"0.0.0.0:{port}/tcp" in said
+    assert "slirp4netns (on the host)" in said
+    assert f"to 10.0.2.100:{port}" in said
+    assert f"@everywhere: tcp . {port} : " in said
+    assert re.search(r"veth[0-9a-f]{8} \(in the user's own network\)", said)
+    assert "a program (in the container): listens on " in said
+    assert "box has 6 of 8 kinds of namespaces to itself" in said
+    assert "# id -u\n0\n" in said
+
+
+@pytest.mark.root
+@pytest.mark.timeout(120)
+def test_a_notebook_without_a_browser_keeps_the_picture(roots: Roots, busybox_image: str) -> None:
+    """Controls are offered beside the HTML; a picture that grew in its cell stands there once, and again later."""
+    nbformat = pytest.importorskip("nbformat")
+    nbclient = pytest.importorskip("nbclient")
+    cells = ["from minidocker.course.widgets import *", "life('box')", f"p = pulling({busybox_image!r})\np", "p"]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    nbclient.NotebookClient(notebook, kernel_name="python3", timeout=60).execute()
+    outputs = [[output["data"] for output in cell["outputs"]] for cell in notebook["cells"]]
+    assert [len(each) for each in outputs] == [0, 1, 1, 1]
+    assert set(outputs[1][0]) == {"text/plain", "text/html", VIEW}
+    assert set(outputs[2][0]) == {"text/plain", "text/html"}
+    for output in (outputs[1][0], outputs[2][0], outputs[3][0]):
+        assert 'role="img"' in output["text/html"] and "<details" in output["text/html"]
+    assert "Image is up to date" in outputs[2][0]["text/plain"]
+    assert outputs[3][0]["text/plain"] == outputs[2][0]["text/plain"]

@@ -77,7 +77,6 @@ def page(book: Any, title: str) -> str:
         jquery_url="",
         widget_renderer_url="",
     )
-    book.metadata.pop("widgets", None)  # the pictures' static form is shown
     text, _ = exporter.from_notebook_node(book, resources={"metadata": {"name": f"minidocker: {title}"}})
     text = re.sub(r'<script[^>]*src="[^"]*"[^>]*>\s*</script>', "", text)
     text = re.sub(r'href="(?:\.\./notebooks/)?(\d\d_\w+)\.ipynb', r'href="\1.html', text)

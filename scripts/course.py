@@ -115,6 +115,7 @@ def run(path: str, environment: dict[str, str]) -> Any:
         kernel_name="python3",
         resources={"metadata": {"path": os.path.dirname(os.path.abspath(path))}},
         record_timing=False,
+        store_widget_state=False,  # without it a page shows the pictures as drawn, with it controls that lead nowhere
         extra_arguments=["--log-level=ERROR"],
     )
     client.execute(env=environment)

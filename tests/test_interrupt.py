@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import weakref
 
 PROGRAM = """
 import signal, time
@@ -38,3 +39,8 @@ def test_anywhere_and_when_all_is_done_nowhere() -> None:
 def test_not_in_the_midst_of_an_import() -> None:
     """It would leave the lock of all imports held, and a thread that imports, too, would wait for ever."""
     assert outcome("<frozen importlib._bootstrap>") == "went on, interrupted, went on"
+
+
+def test_not_where_nobody_would_hear_of_it() -> None:
+    """What is called when an object goes has no caller: Python prints its exception, and goes on."""
+    assert outcome(weakref.__file__) == "went on, interrupted, went on"

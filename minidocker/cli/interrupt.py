@@ -1,11 +1,13 @@
 """Ctrl-c: where it may break in, and when it comes too late.
 
-Python lets it break in anywhere, also where that does harm: in the midst of an import it leaves the lock of all imports
+Python lets it break in anywhere, also where that does harm. In the midst of an import it leaves the lock of all imports
 held, and then each thread waits for another (`importlib._bootstrap`, between a lock's taking and the `try` after it).
+What is called when an object goes (`weakref`) loses it: nobody waits there for an exception.
 """
 
 import contextlib
 import signal
+import weakref
 from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 Handler = Callable[[int, FrameType | None], None]
 
 _SOON = 0.001  # seconds
-_IMPORTING = "<frozen importlib"
+_NOT_IN = ("<frozen importlib", weakref.__file__)
 
 
 def listen() -> None:
@@ -34,16 +36,16 @@ def ignore() -> None:
 
 def break_in(_number: int, frame: FrameType | None) -> None:
     """Raise KeyboardInterrupt, or try again soon where it would do harm."""
-    if _is_importing(frame):
+    if _would_do_harm(frame):
         signal.setitimer(signal.ITIMER_REAL, _SOON)
     else:
         raise KeyboardInterrupt
 
 
-def _is_importing(frame: FrameType | None) -> bool:
-    """Say whether a frame, or one that waits for it, is the import system's."""
+def _would_do_harm(frame: FrameType | None) -> bool:
+    """Say whether a frame, or one that waits for it, is of a program that must not be broken into."""
     while frame:
-        if frame.f_code.co_filename.startswith(_IMPORTING):
+        if frame.f_code.co_filename.startswith(_NOT_IN):
             return True
         frame = frame.f_back
     return False

@@ -16,6 +16,7 @@ import pytest
 
 from leaks import Leaks
 from minidocker.container import network
+from minidocker.engine import Engine, open_engine
 from minidocker.registry.embedded import remember
 from peers import Docker, DockerRegistry, Podman, running_docker, running_registry
 from terminal import Terminal
@@ -156,6 +157,12 @@ def embedded() -> str:
 def busybox_image(roots: Roots, embedded: str, minidocker: Minidocker) -> str:
     """Put `busybox:latest` into the test's own image store and return its name."""
     return add_image(roots, embedded, minidocker, "busybox:latest")
+
+
+@pytest.fixture
+def home(roots: Roots, busybox_image: str) -> Engine:
+    """Return the engine on the test's own folders, with busybox in its store."""
+    return open_engine(roots.root, roots.run)
 
 
 @pytest.fixture

@@ -12,33 +12,14 @@ from pathlib import Path
 import pytest
 
 from conftest import Minidocker, Roots
+from containerkit import detached, wait_until
 from minidocker import engine
 from minidocker.container import launch, records, stream
 from minidocker.container.options import ExecOptions, RunOptions
-from minidocker.container.records import Container
 from minidocker.engine import Engine
 from minidocker.errors import ContainerNotFound, ContainerStateError, InvalidArgument, StartError
 
 pytestmark = pytest.mark.root
-
-
-@pytest.fixture
-def home(roots: Roots, busybox_image: str) -> Engine:
-    return engine.open_engine(roots.root, roots.run)
-
-
-def detached(home: Engine, *command: str, **asked: object) -> Container:
-    """Run a container in the background and return it."""
-    values = {"network": "none", "detach": True, **asked}
-    container, _ = engine.run(home, "busybox", RunOptions(command=command, **values))  # type: ignore[arg-type]
-    return home.containers.load(container.id)
-
-
-def wait_until(true: Callable[[], bool], seconds: float = 5) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.01)
 
 
 def ended(pid: int) -> bool:

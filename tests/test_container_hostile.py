@@ -4,12 +4,12 @@ import os
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from conftest import Minidocker, Roots
+from conftest import Minidocker
+from containerkit import image_with, output
 from minidocker import assemble, engine
 from minidocker.container import rootfs
 from minidocker.container.options import ExecOptions, RunOptions
@@ -20,28 +20,6 @@ from minidocker.errors import Conflict, StartError
 from minidocker.linux import capabilities
 
 pytestmark = pytest.mark.root
-
-
-@pytest.fixture
-def home(roots: Roots, busybox_image: str) -> Engine:
-    return engine.open_engine(roots.root, roots.run)
-
-
-def output(home: Engine, image: str, *command: str, **asked: object) -> str:
-    """Run a command in a new container and return what it wrote."""
-    values = {"network": "none", "remove": True, **asked}
-    _, attachment = engine.run(home, image, RunOptions(command=command, **values))  # type: ignore[arg-type]
-    assert attachment
-    return b"".join(data for _, data in attachment.frames()).decode()
-
-
-def image_with(home: Engine, change: Callable[[Path], object], *changes: str) -> str:
-    """Make an image of busybox in which `change` was done to the root, and return its name."""
-    container = engine.create(home, "busybox", RunOptions(command=("true",)))
-    change(Path(home.containers.path(container.id, "upper")))
-    engine.commit(home, container, "hostile:1", changes=changes)
-    engine.remove(home, container)
-    return "hostile:1"
 
 
 @pytest.mark.parametrize("name", ["proc", "sys"])

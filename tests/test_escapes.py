@@ -9,15 +9,13 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from conftest import Roots
+from containerkit import detached, execute, image_with, output
 from minidocker import engine
-from minidocker.container.options import ExecOptions, RunOptions
-from minidocker.container.records import Container
 from minidocker.container.spec import Mount
 from minidocker.engine import Engine
 from minidocker.errors import StartError
@@ -49,45 +47,10 @@ def attempt(what, *arguments):
 """
 
 
-@pytest.fixture
-def home(roots: Roots, busybox_image: str) -> Engine:
-    return engine.open_engine(roots.root, roots.run)
-
-
-def output(home: Engine, image: str, *command: str, **asked: object) -> str:
-    """Run a command in a new container and return what it wrote."""
-    values = {"network": "none", "remove": True, **asked}
-    _, attachment = engine.run(home, image, RunOptions(command=command, **values))  # type: ignore[arg-type]
-    assert attachment
-    return b"".join(data for _, data in attachment.frames()).decode()
-
-
 def attempt(home: Engine, script: str, **asked: object) -> list[str]:
     """Run a Python script in a new container; return its lines."""
     values = {"mounts": WITH_PYTHON, "env": PYTHON_HOME, **asked}
     return output(home, "busybox", PYTHON, "-c", ATTEMPT + script, **values).splitlines()
-
-
-def started(home: Engine, *command: str, **asked: object) -> Container:
-    """Start a container that goes on by itself."""
-    values = {"network": "none", "detach": True, **asked}
-    options = RunOptions(command=command or ("sleep", "1000"), **values)  # type: ignore[arg-type]
-    return home.containers.load(engine.run(home, "busybox", options)[0].id)
-
-
-def execute(home: Engine, container: Container, *command: str, **asked: object) -> str:
-    attachment = engine.execute(home, container, ExecOptions(command, **asked))  # type: ignore[arg-type]
-    assert attachment
-    return b"".join(data for _, data in attachment.frames()).decode()
-
-
-def image_with(home: Engine, change: Callable[[Path], object], *changes: str) -> str:
-    """Make an image of busybox in which `change` was done to the root, and return its name."""
-    container = engine.create(home, "busybox", RunOptions(command=("true",)))
-    change(Path(home.containers.path(container.id, "upper")))
-    engine.commit(home, container, "hostile:1", changes=changes)
-    engine.remove(home, container)
-    return "hostile:1"
 
 
 def checksum(path: str) -> str:
@@ -144,7 +107,7 @@ def test_an_exec_of_the_interpreter(
     Without the seal, this very attempt succeeds.
     """
     monkeypatch.setattr(sys, "executable", VENV)
-    container = started(home, mounts=WITH_PYTHON, env=PYTHON_HOME)
+    container = detached(home, mounts=WITH_PYTHON, env=PYTHON_HOME)
     Path(home.containers.path(container.id, "upper", "script")).write_text(OVERWRITE)
     monkeypatch.setattr(sys, "executable", another_python)
 
@@ -185,7 +148,7 @@ def test_what_enters_a_container_cannot_be_looked_into(home: Engine) -> None:
         echo >> /rounds
     done 2> /dev/null"""
     before = checksum(PYTHON)
-    container = started(home, "sh", "-c", look)
+    container = detached(home, "sh", "-c", look)
     for _ in range(20):
         assert execute(home, container, "sh", "-c", "echo fine; sleep 0.05") == "fine\n"
     seen = execute(home, container, "sh", "-c", "cat /seen 2> /dev/null; true").split()
@@ -211,7 +174,7 @@ def test_the_init_of_ours_cannot_be_written_to(home: Engine) -> None:
 @pytest.mark.parametrize("terminal", [False, True])
 def test_no_descriptor_leaks(home: Engine, terminal: bool) -> None:
     list_them = ("sh", "-c", "ls /proc/$$/fd; true")
-    container = started(home)
+    container = detached(home)
     at_exec = execute(home, container, *list_them, terminal=terminal)
     at_run = output(home, "busybox", *list_them, terminal=terminal)
     expected = {"0", "1", "2", "10"} if terminal else {"0", "1", "2"}  # 10: the shell's own, of its terminal
@@ -221,7 +184,7 @@ def test_no_descriptor_leaks(home: Engine, terminal: bool) -> None:
 
 
 def test_exec_in_a_working_directory_of_the_host(home: Engine, tmp_path: Path) -> None:
-    container = started(home)
+    container = detached(home)
     execute(home, container, "sh", "-c", "for n in $(seq 3 20); do ln -s /proc/self/fd/$n /fd$n; done")
     for number in range(3, 20):
         for path in (f"/proc/self/fd/{number}", f"/fd{number}"):
@@ -241,7 +204,7 @@ def test_a_mount_point_that_is_swapped_for_a_link_while_mounting(home: Engine, t
     (hosts / "secret").touch()
     swap = f"mkdir -p /vol/a; while :; do mv /vol/a /vol/b; ln -s {hosts} /vol/a; rm /vol/a; mv /vol/b /vol/a; done"
     shared = Mount("volume", "", "/vol", name="shared")
-    attacker = started(home, "sh", "-c", swap, mounts=(shared,))
+    attacker = detached(home, "sh", "-c", swap, mounts=(shared,))
     mounts = (shared, Mount("bind", str(data), "/vol/a/x/y"))
     reached, refused = [], 0
     for _ in range(30):
@@ -425,7 +388,7 @@ def test_calls_that_lead_out(home: Engine) -> None:
 
 def test_processes_of_the_host_and_of_other_containers(home: Engine) -> None:
     """They have no number in the container's pid namespace: shim.run, CLONE_NEWPID."""
-    other = started(home)
+    other = detached(home)
     sleeper = subprocess.Popen(["sleep", "1000"])
     try:
         numbers = [sleeper.pid, other.state.pid, other.state.shim, os.getpid()]
@@ -472,7 +435,7 @@ print(os.stat("/").st_ino == here, os.path.exists({str(tmp_path)!r}), os.path.ex
 
 def test_no_socket_of_ours_is_in_reach(home: Engine) -> None:
     """CVE-2020-15257: a container in the host's network sees every abstract socket. Ours have paths: Relay.listen."""
-    container = started(home, network="host")
+    container = detached(home, network="host")
     numbers = set()
     for name in os.listdir(f"/proc/{container.state.shim}/fd"):
         target = os.readlink(f"/proc/{container.state.shim}/fd/{name}")
@@ -494,7 +457,7 @@ def test_no_socket_of_ours_is_in_reach(home: Engine) -> None:
 def test_other_users_of_the_host_reach_no_file_of_a_container(home: Engine) -> None:
     """A set-id program in a layer, in a container's changes or in a volume would make them root."""
     place = "touch /suid /vol/suid; chmod 4755 /suid /vol/suid"
-    container = started(home, "sh", "-c", f"{place}; sleep 1000", mounts=(Mount("volume", "", "/vol", name="shared"),))
+    container = detached(home, "sh", "-c", f"{place}; sleep 1000", mounts=(Mount("volume", "", "/vol", name="shared"),))
     execute(home, container, "sh", "-c", "until [ -u /vol/suid ]; do sleep 0.1; done")
     (layer,) = container.spec.layers
     paths = [f"{home.images.layer_path(layer)}/bin/busybox", home.containers.path(container.id, "upper", "suid")]

@@ -9,6 +9,7 @@ The wrong solutions are in solutions/wrong/; another folder than the project's i
 """
 
 import os
+import subprocess
 import sys
 import time
 import tomllib
@@ -78,6 +79,27 @@ def failures(verdict: Verdict) -> str:
     return "; ".join(f"{test.name}: {test.message} {test.where}".strip() for test in verdict.tests if not test.earned)
 
 
+_ALL_IN_ONE = """
+import sys
+from minidocker.course import notebook
+names = {"__name__": "__main__"}
+for cell in notebook.read(sys.argv[1]).cells:
+    if cell.kind == "code" and not cell.grade_id.endswith("-check"):
+        exec(compile(cell.source, f"<cell {cell.grade_id or cell.id}>", "exec"), names)
+"""
+
+
+def fault_together(path: str) -> str:
+    """Return what goes wrong when a solutions' notebook is run from top to bottom in one process; "" for nothing.
+
+    That is what a notebook's kernel does, and nbgrader: there a test can hide a name that a later cell needs.
+    """
+    words = [sys.executable, "-c", _ALL_IN_ONE, path]
+    done = subprocess.run(words, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    places = [line.strip() for line in done.stderr.splitlines() if line.strip().startswith('File "<cell')]
+    return f"{done.stderr.strip().splitlines()[-1]}: {places[-1] if places else ''}" if done.returncode else ""
+
+
 def slowness(exercise: Exercise) -> float:
     """Return how long a check of the right solution takes."""
     started = time.monotonic()
@@ -94,6 +116,10 @@ def prove(words: list[str]) -> int:
             found = catalogue.read(f"{FOLDER}/solutions/{name}")
             chosen += [each for each in found if not words or section in words or each.name in words]
     bad = 0
+    for section in dict.fromkeys(exercise.section for exercise in chosen):
+        if fault := fault_together(f"{FOLDER}/solutions/{section}.ipynb"):
+            print(f"{section}: in one kernel, as nbgrader runs it: {fault}")
+            bad += 1
     for exercise in chosen:
         wrong = wrong_solutions(FOLDER, exercise)
         problems = faults(exercise, wrong)
@@ -120,7 +146,8 @@ def main(words: list[str]) -> int:
                 print(f"{exercises}/{name}")
         elif words == ["drifted"]:
             found = generate.drifted(solutions, exercises)
-            print(*found, sep="\n")
+            for name in found:
+                print(name)
             return 1 if found else 0
         elif words[:1] == ["prove"]:
             return prove(words[1:])

@@ -212,6 +212,15 @@ def test_watch_judges_again_when_the_notebook_is_saved_and_ends_with_ctrl_c(cour
     with Terminal([sys.executable, "-c", script, "course", "watch"], env=environment) as terminal:
         terminal.expect("not written yet")
         terminal.expect("ctrl-c ends this")
+        with open(course.path(course.get("double"))) as notebook:
+            text = notebook.read()
+        with open(course.path(course.get("double")), "w") as notebook:
+            notebook.write(text[:100])
+        terminal.expect("is not a notebook")
+        terminal.expect("ctrl-c ends this")
+        with open(course.path(course.get("double")), "w") as notebook:
+            notebook.write(text)
+        terminal.expect("ctrl-c ends this")
         course.write(course.get("double"), HALF)
         terminal.expect("2 of 4 points")
         time.sleep(0.01)

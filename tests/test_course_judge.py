@@ -179,6 +179,8 @@ HOSTILE = {
         "import builtins\nbuiltins.AssertionError = ValueError\nbuiltins.isinstance = lambda *_: True\nreturn 3",
         ""),
     "raises what nobody expects": ("raise KeyboardInterrupt", "KeyboardInterrupt"),
+    "takes all memory": ("all = []\nwhile True:\n    all.append(bytes(1 << 24))", "MemoryError"),
+    "prints without end": ("while True:\n    print('x' * 10**6)", "File too large"),
     "recurses": ("return double(number)", "RecursionError"),
     "claims to be judged": ("raise AssertionError()", "AssertionError"),
 }  # fmt: skip

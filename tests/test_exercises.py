@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from exercises import FEWEST, Wrong, failures, wrong_solutions
+from exercises import FEWEST, Wrong, failures, fault_together, wrong_solutions
 from minidocker.course import catalogue, generate
 from minidocker.course.catalogue import Exercise
 from minidocker.course.judge import judge
@@ -56,6 +56,11 @@ def test_what_an_exercise_becomes_is_there_and_is_not_asked_for_its_own_answer(e
     _, name, engines = find(exercise.replaces)
     assert callable(engines) or isinstance(engines, (staticmethod, classmethod, property)), exercise.replaces
     assert f"def {name}(" in exercise.solution, f"the solution defines no function {name}"
+
+
+@pytest.mark.parametrize("section", sorted({each.section for each in COURSE.exercises}))
+def test_a_notebook_runs_from_top_to_bottom_in_one_process(section: str) -> None:
+    assert fault_together(f"{PROJECT}/solutions/{section}.ipynb") == ""
 
 
 def test_the_learners_notebooks_are_what_the_solutions_make_of_them() -> None:

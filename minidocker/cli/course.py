@@ -137,6 +137,7 @@ def reset(call: Call) -> int:
 def watch(call: Call) -> int:
     """Judge again whenever the notebook is saved, and go on to the next exercise after a pass; ctrl-c ends it."""
     from minidocker.course import catalogue
+    from minidocker.course.notebook import NotANotebook
 
     course = catalogue.load()
     try:
@@ -146,7 +147,12 @@ def watch(call: Call) -> int:
                 print("\033[2J\033[H", end="")
             saved = _saved(course.path(exercise))
             print(_coloured(f"{exercise.name} in {_short(course.path(exercise))}", _BOLD), flush=True)
-            if _judge(course, exercise) and not call.words:
+            try:
+                passed = _judge(course, exercise)
+            except NotANotebook as error:  # it is being saved, or will be once more
+                print(error)
+                passed = False
+            if passed and not call.words:
                 exercise = _current(course)
                 continue
             print(_coloured("\nWaiting for the notebook to be saved; ctrl-c ends this.", _DIM), flush=True)

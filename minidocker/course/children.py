@@ -19,6 +19,7 @@ import signal
 import struct
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, NoReturn
 
@@ -181,7 +182,9 @@ def hold(function: Any, args: Any, kwargs: Any, namespaces: Any, seconds: float)
     end, release_it = os.pipe()
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
-    keeper = os.fork()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of a fork where there are threads: a kernel has some
+        keeper = os.fork()
     if keeper == 0:
         with contextlib.suppress(BaseException):
             os.close(told)

@@ -24,6 +24,7 @@ from minidocker.linux import syscalls
 _PROGRAM = "import sys; sys.path.insert(0, sys.argv[1]); from minidocker.course import learner; learner.main()"
 _LOAD, _HOLD, _RELEASE = range(3)  # the first objects that the learner's side gives
 _MOST_PRINTED = 64 << 20
+_MOST_MEMORY = 4 << 30
 _SHOWN = 4000
 
 
@@ -126,6 +127,7 @@ def _serve(connection: socket.socket) -> NoReturn:
 
     os.set_inheritable(connection.fileno(), False)
     resource.setrlimit(resource.RLIMIT_FSIZE, (_MOST_PRINTED, _MOST_PRINTED))
+    resource.setrlimit(resource.RLIMIT_AS, (_MOST_MEMORY, _MOST_MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     module = ModuleType("exercise")
     sys.modules["exercise"] = module

@@ -194,6 +194,29 @@ def test_hostile_code_fails_and_is_told_why(tmp_path: str, name: str) -> None:
     assert says in messages(verdict)[0]
 
 
+@pytest.mark.parametrize("name", ["raises", "equal", "child", "isinstance", "len", "AssertionError", "__builtins__"])
+def test_a_cell_cannot_give_the_tests_own_words_another_meaning(tmp_path: str, name: str) -> None:
+    tests = {
+        "raises": "with raises(InvalidReference):\n    double(1)",
+        "equal": "equal(double(1), 2, 'twice')",
+        "child": "with child(double, 1) as it:\n    assert it.result == 2",
+        "builtins": "assert isinstance(double(1), str)\nassert len(double(1)) == 2",
+    }
+    code = (
+        "class Always:\n    def __init__(self, *args): pass\n    def __enter__(self): return self\n"
+        f"    def __exit__(self, *_): return True\n    result = 2\n{name} = Always\n"
+        "def double(number):\n    return 3\n"
+    )
+    assert verdict_on(tmp_path, code, tests).earned == 0
+
+
+def test_a_scene_may_use_a_name_of_the_set_up_for_its_own(tmp_path: str) -> None:
+    verdict = verdict_on(
+        tmp_path, body("return 2"), {"own": "assert folder() == 'mine'"}, scene="def folder():\n    return 'mine'"
+    )
+    assert verdict.passed
+
+
 @pytest.mark.parametrize("code", ["while True: pass", body("import time\ntime.sleep(60)"), body("number.join(1)")])
 def test_code_that_hangs_is_given_up(tmp_path: str, code: str) -> None:
     if "join" in code:

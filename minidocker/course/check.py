@@ -4,7 +4,6 @@ The code is the cell in which the function was last defined, run or not saved; i
 nothing of the notebook's kernel is in its way.
 """
 
-import ast
 import html
 import linecache
 import sys
@@ -12,6 +11,7 @@ from typing import Any
 
 from minidocker.course import catalogue, progress, report
 from minidocker.course.catalogue import Exercise
+from minidocker.course.generate import defined
 from minidocker.course.judge import judge_apart
 from minidocker.errors import MinidockerError
 
@@ -46,30 +46,14 @@ def written_in(names: dict[str, Any], exercise: Exercise) -> str:
     code = next((part.__code__ for part in parts if hasattr(part, "__code__")), None)
     if code is not None and (lines := linecache.getlines(code.co_filename)):
         return "".join(lines)
-    return next((cell for cell in reversed(names.get("In", [])) if wanted in _defined(cell)), "")
+    return next((cell for cell in reversed(names.get("In", [])) if wanted in defined(cell)), "")
 
 
 def _main_name(exercise: Exercise) -> str:
     """Return the name that the solution defines for others: that of what it replaces, else the last one."""
-    defined = _defined(exercise.stub) or _defined(exercise.solution)
+    names = defined(exercise.stub) or defined(exercise.solution)
     own = exercise.replaces.rpartition(".")[2]
-    return own if own in defined else (defined or [exercise.name])[-1]
-
-
-def _defined(source: str) -> list[str]:
-    """Return the names that a cell defines, in order."""
-    try:
-        body = ast.parse(source).body
-    except SyntaxError:
-        return []
-    found: list[str] = []
-    for node in body:
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-            found.append(node.name)
-        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            found += [target.id for target in targets if isinstance(target, ast.Name)]
-    return found
+    return own if own in names else (names or [exercise.name])[-1]
 
 
 def _show(text: str, as_html: str) -> None:

@@ -8,6 +8,7 @@ The marks and what becomes of them are nbgrader's, so that a teacher's `nbgrader
 See: nbgrader's preprocessors ClearSolutions, ClearHiddenTests and LockCells.
 """
 
+import ast
 import os
 import re
 
@@ -38,6 +39,22 @@ def stub_of(cell: Cell) -> str:
         return str(kept["stub"])
     as_it_was = STUB[-1] in cell.source and f"BEGIN {SOLUTION}" not in cell.source
     return cell.source if as_it_was else stub(cell.source, cell.kind == "code")
+
+
+def defined(source: str) -> list[str]:
+    """Return the names that a cell defines, in order."""
+    try:
+        body = ast.parse(source).body
+    except SyntaxError:
+        return []
+    found: list[str] = []
+    for node in body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            found.append(node.name)
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            found += [target.id for target in targets if isinstance(target, ast.Name)]
+    return found
 
 
 def visible(source: str) -> str:

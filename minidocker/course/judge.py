@@ -4,6 +4,7 @@ A test's names for what the solution and the scene define are stand-ins: calling
 tests, what they expect and the points never go there.
 """
 
+import builtins
 import contextlib
 import io
 import json
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 
 from minidocker.course.calls import Gone
 from minidocker.course.catalogue import Exercise, Test
-from minidocker.course.generate import STUB
+from minidocker.course.generate import STUB, defined
 from minidocker.course.learner import Learner
 from minidocker.course.values import Trace
 from minidocker.errors import MinidockerError
@@ -124,10 +125,19 @@ class _Court:
         exercise = self.exercise
         cells = [("setup", exercise.setup), (f"for {exercise.name}", self.code), ("scene", exercise.scene)]
         try:
-            self._defined = self._learner.load(cells)
+            loaded = self._learner.load(cells)
+            self._defined = {name: thing for name, thing in loaded.items() if self._is_theirs(name)}
         except BaseException as error:  # noqa: BLE001, a learner's cell may raise whatever it likes
             self._unloadable = self._failure(error, "")
             raise self._unloadable from None
+
+    def _is_theirs(self, name: str) -> bool:
+        """Say whether a name means the learner's in a test: never what the set-up or Python itself has given it.
+
+        Or a cell that defines `raises`, or `len`, would pass every test.
+        """
+        own = defined(self.exercise.stub) + defined(self.exercise.scene)
+        return name in own or not (name in self.names or hasattr(builtins, name))
 
     def _run(self, test: Test) -> None:
         """Run a test's cell. Raises: _Failed."""

@@ -6,7 +6,6 @@ interpreters: `files` are what each of them runs before it works, and there call
 
 import sys
 from collections.abc import Callable
-from importlib import import_module
 from typing import Any
 
 files: list[str] = []  # Python files; only Python's own library and minidocker can be imported in them
@@ -26,6 +25,8 @@ def find(name: str) -> tuple[Any, str, Any]:
 
     Raises: LookupError where there is no such thing; ImportError where its module cannot be imported.
     """
+    from importlib import import_module
+
     parts = name.split(".")
     owner: Any = import_module(parts[0])
     for number, part in enumerate(parts[1:-1], 2):

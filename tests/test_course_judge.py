@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from coursekit import SETUP, exercise_cells, make_course, one, solution
+from minidocker.course import judge as judges
 from minidocker.course.judge import NOT_WRITTEN, Outcome, Verdict, judge, judge_apart
 from minidocker.errors import MinidockerError
 
@@ -57,6 +58,19 @@ def test_an_error_in_the_code_is_told_with_its_line(tmp_path: str) -> None:
 def test_a_cell_that_cannot_be_read_is_told_with_its_line(tmp_path: str) -> None:
     verdict = verdict_on(tmp_path, "def double(number):\n    return number *\n")
     assert verdict.tests[1] == Outcome("big", 2, 0, "SyntaxError: invalid syntax", "line 2: return number *")
+
+
+def test_a_helper_in_another_cell_is_told(tmp_path: str) -> None:
+    verdict = verdict_on(tmp_path, body("return helper(number)"))
+    assert messages(verdict)[0] == "NameError: name 'helper' is not defined"
+    assert verdict.tests[0].where.startswith("line 2: return helper(number) (only the solution's cell is judged")
+
+
+def test_a_judgement_that_does_not_end_is_told(tmp_path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_course(str(tmp_path), exercise_cells({"hangs": "while True:\n    pass"}))
+    monkeypatch.setattr(judges, "_LONGEST", 0.5)
+    with pytest.raises(MinidockerError, match="no verdict after 0.5 seconds"):
+        judge_apart(str(tmp_path), "double", body("return 2"))
 
 
 def test_a_name_that_is_missing_is_told(tmp_path: str) -> None:

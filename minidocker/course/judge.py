@@ -23,6 +23,7 @@ from minidocker.course.values import Trace
 from minidocker.errors import MinidockerError
 
 SECONDS = 10.0  # that one test may take
+_LONGEST = 120  # seconds of a whole judgement in another process
 _PROGRAM = "import sys; sys.path.insert(0, sys.argv[1]); from minidocker.course import judge; judge.main()"
 NOT_WRITTEN = "not written yet"
 
@@ -184,6 +185,8 @@ class _Court:
 def _theirs(error: BaseException, trace: Trace, code: str) -> _Failed:
     """Return what to tell of an error that was raised in the learner's process."""
     where = f"line {trace.line}: {trace.source}" if trace.line else ""
+    if isinstance(error, NameError):
+        where += " (only the solution's cell is judged, with what the set-up imports)"
     text = re.sub(r" \(<[^>]*>, line \d+\)$", "", trace.text)  # of a SyntaxError: the line is in `where`
     if isinstance(error, NotImplementedError) and not trace.text and STUB[-1] in code:
         return _Failed(NOT_WRITTEN)
@@ -198,14 +201,17 @@ def judge_apart(folder: str, name: str, code: str) -> Verdict:
     import subprocess
 
     package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", _PROGRAM, package],
-        input=json.dumps([folder, name, code]),
-        capture_output=True,
-        encoding="utf-8",
-        timeout=300,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-I", "-c", _PROGRAM, package],
+            input=json.dumps([folder, name, code]),
+            capture_output=True,
+            encoding="utf-8",
+            timeout=_LONGEST,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise MinidockerError(f"{name} cannot be judged: there is no verdict after {_LONGEST} seconds") from None
     try:
         exercise, written, tests, printed = json.loads(done.stdout)
         return Verdict(exercise, written, tuple(Outcome(*test) for test in tests), printed)

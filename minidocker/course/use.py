@@ -95,9 +95,9 @@ class use:
             raise MinidockerError(f"the exercise {mine.exercise} has no place in the engine: {error}") from error
         if mine.source and mine.name.startswith(_LOWEST):
             path = f"{folder}/{mine.exercise}.py"
-            with open(f"{path}.new", "w", encoding="utf-8") as file:
+            with open(f"{path}.{os.getpid()}", "w", encoding="utf-8") as file:
                 file.write(standin_source(mine, count))
-            os.replace(f"{path}.new", path)
+            os.replace(f"{path}.{os.getpid()}", path)
             standins.files.append(path)
             self._files.append(path)
 

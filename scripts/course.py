@@ -61,7 +61,7 @@ def normal(cells: list[Cell]) -> Notebook:
 
 def _nbgrader(cell: Cell) -> dict[str, Any]:
     """Return a cell's metadata, with the role on its header put into nbgrader's words (schema version 3)."""
-    metadata = dict(cell.metadata)
+    metadata = {name: value for name, value in cell.metadata.items() if name != "lines_to_next_cell"}  # jupytext's
     role = metadata.pop("role", "")
     if not role:
         return metadata

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from minidocker.course import notebook, shell
-from minidocker.course.notebook import KERNEL, Cell, Notebook, NotANotebook
+from minidocker.course.notebook import KERNEL, Cell, NotANotebook, Notebook
 from minidocker.course.show import NoSuchSymbol, resolve, show
 
 

@@ -35,7 +35,7 @@ test: ## set up with the peers to compare with, then run every test
 test-unit: ## run the tests that need no root and take seconds
 	$(VENV)/bin/pytest -q -n $(WORKERS) -m "not root and not peers"
 
-test-vm: ## run the tests of limits in a virtual machine: cgroup version 2, systemd, an ordinary user
+test-vm: ## run tests in a virtual machine: limits under cgroup version 2, systemd, networks, an ordinary user
 	@$(PYTHON) scripts/prepare.py run
 	@$(VENV)/bin/python scripts/vm.py
 

@@ -97,6 +97,27 @@ def test_what_the_code_prints_is_kept_within_bounds(tmp_path: str) -> None:
     assert verdict.printed.startswith("xxx") and len(verdict.printed) < 5000
     assert verdict.printed.endswith("… (and more)")
 
+def test_what_fails_among_the_hidden_tests_is_marked(tmp_path: str) -> None:
+    hidden = (
+        "assert double(0) == 0, 'zero'\n### BEGIN HIDDEN TESTS\nassert double(5) == 10, 'five'\n### END HIDDEN TESTS"
+    )
+    tests = {
+        "both": hidden,
+        "late": f"{hidden}\nassert double(5) == 10, 'again'",
+        "seen": "assert double(5) == 10, 'open'",
+    }
+    assert [test.hidden for test in verdict_on(tmp_path, body("return min(number, 4)"), tests).tests] == [1, 1, 0]
+    verdict = verdict_on(tmp_path, body("return 1"), tests)
+    assert [(test.message, test.hidden) for test in verdict.tests] == [("zero", 0), ("zero", 0), ("open", 0)]
+    assert not any(test.hidden for test in verdict_on(tmp_path, "def double(:", tests).tests)
+
+
+def test_a_cell_that_cannot_be_run_is_marked(tmp_path: str) -> None:
+    assert not verdict_on(tmp_path, "def double(:").loaded
+    assert not verdict_on(tmp_path, "1 / 0").loaded
+    assert verdict_on(tmp_path, body("return 1 / 0")).loaded
+
+
 
 def test_what_little_the_code_prints_is_there_at_once(tmp_path: str) -> None:
     assert verdict_on(tmp_path, body("print(number)\nreturn 0"), {"one": "assert double(7) == 14"}).printed == "7\n"

@@ -62,6 +62,12 @@ def visible(source: str) -> str:
     return without(source, HIDDEN_TESTS, ())
 
 
+def is_hidden(source: str, line: int) -> bool:
+    """Say whether a line of a test cell, counted from 1, is among what is hidden from learners."""
+    before = [text for text in source.split("\n")[:line] if HIDDEN_TESTS in text]
+    return bool(before) and f"BEGIN {HIDDEN_TESTS}" in before[-1]
+
+
 def without(source: str, marker: str, instead: tuple[str, ...]) -> str:
     """Put `instead` in place of every region of this marker, as far indented as the region's first line.
 

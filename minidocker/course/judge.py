@@ -13,11 +13,12 @@ import os
 import re
 import sys
 import traceback
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from minidocker.course.calls import Gone
 from minidocker.course.catalogue import Exercise, Test
-from minidocker.course.generate import STUB, defined
+from minidocker.course.generate import STUB, defined, is_hidden
 from minidocker.course.learner import Learner
 from minidocker.course.values import Trace
 from minidocker.errors import MinidockerError
@@ -26,25 +27,34 @@ SECONDS = 10.0  # that one test may take
 _LONGEST = 120  # seconds of a whole judgement in another process
 _PROGRAM = "import sys; sys.path.insert(0, sys.argv[1]); from minidocker.course import judge; judge.main()"
 NOT_WRITTEN = "not written yet"
+Start = Callable[[dict[str, Any]], Learner]
 
 
 class Outcome(NamedTuple):
-    """How one test went. `where` is the line of the learner's own cell at which it failed, "" where there is none."""
+    """How one test went. `where` is the line of the learner's own cell at which it failed, "" where there is none.
+
+    `hidden`: what failed is in the part of the test that learners do not have.
+    """
 
     name: str
     points: int
     earned: int
     message: str = ""
     where: str = ""
+    hidden: bool = False
 
 
 class Verdict(NamedTuple):
-    """How an exercise went, test by test. `written`: whether anything is in the place of the stub."""
+    """How an exercise went, test by test. `written`: whether anything is in the place of the stub.
+
+    `loaded`: whether the learner's cell could be run at all.
+    """
 
     exercise: str
     written: bool
     tests: tuple[Outcome, ...]
     printed: str = ""
+    loaded: bool = True
 
     @property
     def points(self) -> int:
@@ -69,25 +79,30 @@ class _Failed(Exception):
         super().__init__(message)
         self.message = message
         self.where = where
+        self.hidden = False
 
 
-def judge(exercise: Exercise, code: str, seconds: float = SECONDS) -> Verdict:
-    """Judge `code` as the solution of an exercise; each test may take so many seconds."""
+def judge(exercise: Exercise, code: str, seconds: float = SECONDS, start: Start = Learner) -> Verdict:
+    """Judge `code` as the solution of an exercise; each test may take so many seconds.
+
+    `start` makes the learner's process: by itself, one that is apart and no more; see `minidocker.course.boxes`.
+    """
     names: dict[str, Any] = {"__name__": "exercise"}
     with contextlib.redirect_stdout(io.StringIO()):
         exec(compile(exercise.setup, "<setup>", "exec", dont_inherit=True), names)  # noqa: S102, the course's own
-    court = _Court(exercise, code, seconds, names)
+    court = _Court(exercise, code, seconds, names, start)
     try:
         outcomes = tuple(court.hear(test) for test in exercise.tests)
     finally:
         court.close()
-    return Verdict(exercise.name, STUB[-1] not in code, outcomes, court.printed)
+    return Verdict(exercise.name, STUB[-1] not in code, outcomes, court.printed, court.loaded)
 
 
 class _Court:
     """One judgement: the learner's process, started when a test needs it and anew after it has ended."""
 
-    def __init__(self, exercise: Exercise, code: str, seconds: float, names: dict[str, Any]) -> None:
+    def __init__(self, exercise: Exercise, code: str, seconds: float, names: dict[str, Any], start: Start) -> None:
+        self.start = start
         self.exercise = exercise
         self.code = code
         self.seconds = seconds
@@ -104,8 +119,13 @@ class _Court:
             self._run(test)
         except _Failed as failed:
             message = NOT_WRITTEN if self.code.strip() == self.exercise.stub.strip() else failed.message
-            return Outcome(test.name, test.points, 0, message, failed.where)
+            return Outcome(test.name, test.points, 0, message, failed.where, failed.hidden)
         return Outcome(test.name, test.points, test.points)
+
+    @property
+    def loaded(self) -> bool:
+        """Say whether the learner's cell could be run."""
+        return self._unloadable is None
 
     def close(self) -> None:
         """End the learner's process, and keep what it has printed."""
@@ -121,7 +141,7 @@ class _Court:
         if self._learner:
             return
         known = {name: thing for name, thing in self.names.items() if isinstance(thing, type)}
-        self._learner = Learner(known)
+        self._learner = self.start(known)
         self._learner.allow(self.seconds)
         exercise = self.exercise
         cells = [("setup", exercise.setup), (f"for {exercise.name}", self.code), ("scene", exercise.scene)]
@@ -150,7 +170,10 @@ class _Court:
             with contextlib.redirect_stdout(io.StringIO()):
                 exec(compile(test.source, file, "exec", dont_inherit=True), {**self.names, **self._defined})  # noqa: S102
         except BaseException as error:  # noqa: BLE001, a test may fail in every way there is
-            raise self._failure(error, file) from None
+            failed = self._failure(error, file)
+            at = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+            failed.hidden = bool(at) and is_hidden(test.source, at[-1] or 0)
+            raise failed from None
 
     def _failure(self, error: BaseException, file: str) -> _Failed:
         """Return what to tell the learner of an error. Raises: KeyboardInterrupt when it is not of their making."""
@@ -213,8 +236,8 @@ def judge_apart(folder: str, name: str, code: str) -> Verdict:
     except subprocess.TimeoutExpired:
         raise MinidockerError(f"{name} cannot be judged: there is no verdict after {_LONGEST} seconds") from None
     try:
-        exercise, written, tests, printed = json.loads(done.stdout)
-        return Verdict(exercise, written, tuple(Outcome(*test) for test in tests), printed)
+        exercise, written, tests, *more = json.loads(done.stdout)
+        return Verdict(exercise, written, tuple(Outcome(*test) for test in tests), *more)
     except ValueError:
         raise MinidockerError(f"{name} cannot be judged: {done.stderr.strip()[-500:]}") from None
 

@@ -176,6 +176,23 @@ def test_several_are_kept_at_once() -> None:
     assert not os.path.exists(f"/proc/{first.pid}") and not os.path.exists(f"/proc/{second.pid}")
 
 
+@pytest.mark.root
+def test_a_folder_in_which_something_is_mounted_is_left_alone(tmp_path: Any) -> None:
+    os.makedirs(f"{tmp_path}/folder/here")
+    os.makedirs(f"{tmp_path}/kept/in/it")
+
+    def mount_and_remove() -> tuple[list[str], list[str]]:
+        syscalls.mount(f"{tmp_path}/kept", f"{tmp_path}/folder/here", flags=syscalls.MS_BIND)
+        children.remove_tree(f"{tmp_path}/folder")
+        while_mounted = os.listdir(f"{tmp_path}/kept/in")
+        syscalls.umount2(f"{tmp_path}/folder/here")
+        children.remove_tree(f"{tmp_path}/folder")
+        return while_mounted, os.listdir(tmp_path)
+
+    with child(mount_and_remove, namespaces=("mnt",)) as it:
+        assert it.result == (["it"], ["kept"])
+
+
 # The same in the judge, where the function is a learner's.
 
 INSIDE = {

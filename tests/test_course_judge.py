@@ -66,11 +66,17 @@ def test_a_helper_in_another_cell_is_told(tmp_path: str) -> None:
     assert verdict.tests[0].where.startswith("line 2: return helper(number) (only the solution's cell is judged")
 
 
-def test_a_judgement_that_does_not_end_is_told(tmp_path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_judgement_that_does_not_end_is_told(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     make_course(str(tmp_path), exercise_cells({"hangs": "while True:\n    pass"}))
     monkeypatch.setattr(judges, "_LONGEST", 0.5)
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
     with pytest.raises(MinidockerError, match="no verdict after 0.5 seconds"):
         judge_apart(str(tmp_path), "double", body("return 2"))
+    deadline = time.monotonic() + 5
+    while os.listdir(tmp_path / "temporary") and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert os.listdir(tmp_path / "temporary") == []
 
 
 def test_a_name_that_is_missing_is_told(tmp_path: str) -> None:
@@ -90,12 +96,6 @@ def test_an_assert_without_a_message_shows_itself(tmp_path: str) -> None:
     verdict = verdict_on(tmp_path, body("return 3"), {"plain": "assert double(1) == 2"})
     assert messages(verdict) == ["it does not hold at `assert double(1) == 2`"]
 
-
-def test_what_the_code_prints_is_kept_within_bounds(tmp_path: str) -> None:
-    verdict = verdict_on(tmp_path, body("print('x' * 10**7)\nreturn 2 * number"))
-    assert verdict.passed
-    assert verdict.printed.startswith("xxx") and len(verdict.printed) < 5000
-    assert verdict.printed.endswith("… (and more)")
 
 def test_what_fails_among_the_hidden_tests_is_marked(tmp_path: str) -> None:
     hidden = (
@@ -117,6 +117,12 @@ def test_a_cell_that_cannot_be_run_is_marked(tmp_path: str) -> None:
     assert not verdict_on(tmp_path, "1 / 0").loaded
     assert verdict_on(tmp_path, body("return 1 / 0")).loaded
 
+
+def test_what_the_code_prints_is_kept_within_bounds(tmp_path: str) -> None:
+    verdict = verdict_on(tmp_path, body("print('x' * 10**7)\nreturn 2 * number"))
+    assert verdict.passed
+    assert verdict.printed.startswith("xxx") and len(verdict.printed) < 5000
+    assert verdict.printed.endswith("… (and more)")
 
 
 def test_what_little_the_code_prints_is_there_at_once(tmp_path: str) -> None:
@@ -299,6 +305,14 @@ def test_files_beside_the_code_do_not_matter_and_its_folder_is_its_own(tmp_path:
     verdict = verdict_on(tmp_path, code, {"where": "assert not os.path.exists(double(1) + '/socket.py'), double(1)"})
     assert verdict.passed, messages(verdict)
     assert not os.path.exists(tmp_path / "left")
+
+
+def test_the_folder_of_the_code_goes_with_it_however_that_ends(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    for code in ("open('left', 'w').close()\nreturn 2 * number", "import os\nos._exit(0)", "while True: pass"):
+        verdict_on(tmp_path / "course", body(code), {"one": "assert double(1) == 2"}, seconds=0.5)
+        assert os.listdir(tmp_path / "temporary") == []
 
 
 def test_judging_apart_gives_the_same_verdict(tmp_path: str) -> None:

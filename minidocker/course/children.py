@@ -240,14 +240,14 @@ def _be_keeper(function: Any, args: Any, kwargs: Any, flags: int, tell: int, end
     os.close(mapped)
     _say(tell, "pid", pid)
     os.close(tell)
-    _map_ids(pid)
+    map_ids(pid)
     os.close(map_it)
     os.read(end, 1)
     end_descendants()
     os._exit(0)
 
 
-def _map_ids(pid: int) -> None:
+def map_ids(pid: int) -> None:
     """Give the child every id that there is here, each as itself; where that is not allowed, us as its root."""
     try:
         for name in ("uid_map", "gid_map"):
@@ -306,8 +306,8 @@ def _failed(error: Exception) -> Any:
     return ["raise", {"error": values.pack_error(error)}]
 
 
-def keep(pid: int) -> NoReturn:
-    """Wait for a child to end, or for SIGTERM, then end everything below this process, and exit as the child did.
+def keep(pid: int) -> int:
+    """Wait for a child to end, or for SIGTERM, then end everything below this process; return how the child did.
 
     The caller has blocked SIGTERM and SIGCHLD, and is a subreaper.
     """
@@ -326,7 +326,17 @@ def keep(pid: int) -> NoReturn:
                 code = os.waitstatus_to_exitcode(how)
                 status = code if code >= 0 else 128 - code
     end_descendants()
-    os._exit(status)
+    return status
+
+
+def remove_tree(path: str) -> None:
+    """Remove a folder and what is in it, unless something is mounted there: that is not ours to remove."""
+    import shutil
+
+    with open("/proc/self/mountinfo", errors="surrogateescape") as file:
+        mounted = any(f" {path}/" in line or f" {path} " in line for line in file)
+    if not mounted:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def end_descendants() -> None:

@@ -8,6 +8,7 @@ goes into a file that cannot grow without end. This keeps mistakes from the judg
 import contextlib
 import linecache
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -15,7 +16,7 @@ import sys
 import tempfile
 import time
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 from minidocker.course import children, values
 from minidocker.course.calls import Gone, Peer, Remote
@@ -23,9 +24,9 @@ from minidocker.linux import syscalls
 
 _PROGRAM = "import sys; sys.path.insert(0, sys.argv[1]); from minidocker.course import learner; learner.main()"
 _LOAD, _HOLD, _RELEASE = range(3)  # the first objects that the learner's side gives
-_MOST_PRINTED = 64 << 20
-_MOST_MEMORY = 4 << 30
+_MOST = ((resource.RLIMIT_FSIZE, 64 << 20), (resource.RLIMIT_AS, 4 << 30), (resource.RLIMIT_CORE, 0))
 _SHOWN = 4000
+NOT_ITS_OWN = "your code's process says that the function runs in a process which is none of its own"
 
 
 class Learner:
@@ -34,22 +35,27 @@ class Learner:
     def __init__(self, known: dict[str, Any]) -> None:
         """Start the process. `known` are the classes of the set-up cell, as the judge has them, by name."""
         ours, theirs = socket.socketpair()
-        self._folder = tempfile.TemporaryDirectory(prefix="minidocker-exercise-", ignore_cleanup_errors=True)
-        self._printed = tempfile.TemporaryFile()  # noqa: SIM115, it lives as long as the process
-        package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-I", "-u", "-c", _PROGRAM, package, str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                stdout=self._printed,
-                stderr=self._printed,
-                pass_fds=[theirs.fileno()],
-                cwd=self._folder.name,
-                start_new_session=True,
-            )
+        self._printed = self._open_printed()
         self._connection = ours
         self.peer = Peer(ours, known, open_hearted=False)
         self.peer.hold, self.peer.release = self._hold, self._release
+        with theirs:
+            self._begin(theirs)
+
+    def _open_printed(self) -> BinaryIO:
+        return tempfile.TemporaryFile()
+
+    def _begin(self, theirs: socket.socket) -> None:
+        """Start the process, with its end of the connection."""
+        package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-u", "-c", _PROGRAM, package, str(theirs.fileno())],
+            stdin=subprocess.DEVNULL,
+            stdout=self._printed,
+            stderr=self._printed,
+            pass_fds=[theirs.fileno()],
+            start_new_session=True,
+        )
 
     def __enter__(self) -> "Learner":
         return self
@@ -68,9 +74,13 @@ class Learner:
     def _hold(self, function: Remote, args: Any, kwargs: Any, namespaces: Any, seconds: float) -> children.Held:
         """Run a function in a child of the learner's process: see `minidocker.course.children`."""
         held = children.Held(*self.peer.call(_HOLD, function, args, kwargs, namespaces, seconds))
-        if not children.descends(held.pid, self._process.pid):
-            raise Gone("your code's process says that the function runs in a process which is none of its own")
-        return held
+        return held._replace(pid=self._found(held.pid))
+
+    def _found(self, pid: int) -> int:
+        """Return a process that the learner's code speaks of, by our number for it. Raises: Gone for one not its own."""
+        if not children.descends(pid, self._process.pid):
+            raise Gone(NOT_ITS_OWN)
+        return pid
 
     def _release(self, keeper: int) -> None:
         """End what `_hold` has started."""
@@ -96,14 +106,16 @@ class Learner:
     def close(self) -> None:
         """End the process and all that it has started."""
         self._connection.close()
+        self._end()
+        self._printed.close()
+
+    def _end(self) -> None:
         self._process.terminate()
         try:
             self._process.wait(5)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._printed.close()
-        self._folder.cleanup()
 
 
 def main() -> None:
@@ -111,24 +123,25 @@ def main() -> None:
     number = int(sys.argv[2])
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGTERM)
     syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
+    for kind, most in _MOST:
+        resource.setrlimit(kind, (most, most))
+    serve(socket.socket(fileno=number))
+
+
+def serve(connection: socket.socket) -> NoReturn:
+    """Be the keeper and, below it, the process that loads what the judge sends and answers its calls."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGCHLD})
+    folder = tempfile.mkdtemp(prefix="minidocker-exercise-")
     pid = os.fork()
     if pid:
-        os.close(number)
-        children.keep(pid)
+        connection.close()
+        status = children.keep(pid)
+        children.remove_tree(folder)
+        os._exit(status)
+    os.chdir(folder)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
-    _serve(socket.socket(fileno=number))
-
-
-def _serve(connection: socket.socket) -> NoReturn:
-    """Load what the judge sends and answer its calls until it has gone."""
-    import resource
-
     os.set_inheritable(connection.fileno(), False)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (_MOST_PRINTED, _MOST_PRINTED))
-    resource.setrlimit(resource.RLIMIT_AS, (_MOST_MEMORY, _MOST_MEMORY))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     module = ModuleType("exercise")
     sys.modules["exercise"] = module
     peer = Peer(connection, vars(module), open_hearted=True)

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
-from minidocker.course.children import Child, Mount, child
+from minidocker.course.children import Child, Mount, child, remove_tree
 
 __all__ = ["Child", "Mount", "child", "equal", "folder", "raises"]
 
@@ -55,5 +55,8 @@ def equal(got: Any, wanted: Any, why: str) -> None:
 @contextlib.contextmanager
 def folder() -> Iterator[str]:
     """Give the path of a folder that is gone after the block."""
-    with tempfile.TemporaryDirectory(prefix="minidocker-test-", ignore_cleanup_errors=True) as path:
+    path = tempfile.mkdtemp(prefix="minidocker-test-")
+    try:
         yield path
+    finally:
+        remove_tree(path)

@@ -80,6 +80,7 @@ class Command(NamedTuple):
     """What a command accepts, and the function that carries it out and returns the exit code.
 
     `at_most` None: any number of words. `stops`: options end at the first word that is none. `root`: only root can.
+    `misuse`: the exit code for a line that cannot be understood, where it is not docker's.
     """
 
     run: Callable[[Call], int]
@@ -90,6 +91,7 @@ class Command(NamedTuple):
     stops: bool = False
     root: bool = True
     about: str = ""
+    misuse: int = 0
 
 
 # Options that tutorials use and minidocker does not have; any other is taken for a slip of the finger.

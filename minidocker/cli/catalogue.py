@@ -23,6 +23,7 @@ COMMANDS = {
     "doctor": Entry("doctor", "Check what this machine can do, and how to get what is missing"),
     "exec": Entry("streams", "Run a command in a running container"),
     "export": Entry("changes", "Export a container's filesystem as a tar archive"),
+    "grade": Entry("grade", "Grade notebooks of a course, each in a sandbox"),
     "history": Entry("images", "Show the history of an image"),
     "images": Entry("images", "List images"),
     "import": Entry("archives", "Import the contents from a tarball to create a filesystem image"),

@@ -192,6 +192,8 @@ def _carry_out(path: str, argv: list[str], settings: Settings) -> int:
     except HelpWanted:
         print(help_text(path, command, summary))
         return 0
+    except UsageError as error:
+        raise UsageError(str(error), command.misuse or error.exit_code) from None
     check_words(words, command, path, summary)
     if settings.explain:
         from minidocker.cli import explaining

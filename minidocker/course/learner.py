@@ -77,7 +77,7 @@ class Learner:
         return held._replace(pid=self._found(held.pid))
 
     def _found(self, pid: int) -> int:
-        """Return a process that the learner's code speaks of, by our number for it. Raises: Gone for one not its own."""
+        """Return our number for a process that the learner's code speaks of. Raises: Gone for one not its own."""
         if not children.descends(pid, self._process.pid):
             raise Gone(NOT_ITS_OWN)
         return pid

@@ -14,7 +14,7 @@ from peers import free_port
 
 PROJECT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SOLUTIONS = f"{PROJECT}/solutions"
-DOCKERFILE = 'FROM busybox\nENV NAME=world\nCOPY hello /hello\nRUN echo ${NAME} >> /hello\nCMD ["cat", "/hello"]\n'
+DOCKERFILE = 'FROM busybox\nENV NAME=world\nCOPY . /\nRUN echo ${NAME} >> /hello\nCMD ["cat", "/hello"]\n'
 # What nothing in the tour asks for: an index with platforms, a bearer token, an ordinary user's single id, …
 NOT_ON_THE_WAY = "choose_platform token_dance verify_blob refuse_hostile map_ids"
 
@@ -47,9 +47,12 @@ def build_and_run(theirs: Minidocker, tmp_path: Any) -> None:
     context.mkdir()
     (context / "Dockerfile").write_text(DOCKERFILE)
     (context / "hello").write_text("hello ")
+    (context / "secret").write_text("not to be sent")
+    (context / ".dockerignore").write_text("secret\n")
     assert "Successfully tagged it:latest" in theirs.ok("build", "-t", "it", str(context))
     assert theirs.ok("build", "-t", "it", str(context)).count("Using cache") == 4
     assert theirs.ok("run", "--rm", "it") == "hello world"
+    assert theirs("run", "--rm", "it", "ls", "/secret").returncode == 1
     assert theirs.ok("run", "--rm", "--init", "-t", "it", "tty").endswith("/dev/pts/0")
 
 

@@ -47,6 +47,7 @@ def build_and_run(theirs: Minidocker, tmp_path: Any) -> None:
     context.mkdir()
     (context / "Dockerfile").write_text(DOCKERFILE)
     (context / "hello").write_text("hello ")
+    (context / ".dockerignore").write_text("*.md\n")
     (context / "secret").write_text("not to be sent")
     (context / ".dockerignore").write_text("secret\n")
     assert "Successfully tagged it:latest" in theirs.ok("build", "-t", "it", str(context))

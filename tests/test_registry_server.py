@@ -312,7 +312,8 @@ def test_tags_and_catalogue_in_pages(ask: Client) -> None:
         path = link[1] if link else ""
     assert found == [["a/x", "b"], ["c"]]
     assert json.loads(ask("GET", "/v2/b/tags/list?n=0")[2])["tags"] == []
-    assert ask.error("GET", "/v2/_catalog?n=-1") == (400, "PAGINATION_NUMBER_INVALID")
+    for number in ("-1", "two", "9" * 5000):
+        assert ask.error("GET", f"/v2/_catalog?n={number}") == (400, "PAGINATION_NUMBER_INVALID")
     assert ask.error("GET", "/v2/nobody/tags/list") == (404, "NAME_UNKNOWN")
 
 

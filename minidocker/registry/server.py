@@ -15,12 +15,12 @@ import threading
 from collections.abc import Callable
 from http.server import ThreadingHTTPServer
 from typing import Any, NoReturn
-from urllib.parse import parse_qsl, quote, unquote, urlencode
+from urllib.parse import parse_qsl, unquote
 
 from minidocker.errors import InvalidArgument, MinidockerError
 from minidocker.registry.depot import Depot, Fault, check_name
 from minidocker.registry.htpasswd import Passwords
-from minidocker.registry.wire import Connection, parse_content_range, parse_range
+from minidocker.registry.wire import Connection, page_of, parse_content_range, parse_range
 
 Log = Callable[[str], None]
 
@@ -200,18 +200,11 @@ class Handler(Connection):
         self.reply(status, headers={**headers, "Range": f"0-{max(offset - 1, 0)}"})
 
     def _reply_page(self, path: str, fields: dict[str, Any], key: str, names: list[str]) -> None:
-        """Send the part of a sorted list that `n` and `last` ask for, and where the next part is."""
+        """Send the part of a list that the query asks for."""
         import json
 
-        count = self.query.get("n", "")
-        if count and not count.isdecimal():
-            raise Fault(400, "PAGINATION_NUMBER_INVALID", f"invalid number of results requested: {count}")
-        rest = [name for name in names if name > self.query.get("last", "")]
-        page = rest[: int(count)] if count else rest
-        headers = {"Content-Type": "application/json"}
-        if page and len(page) < len(rest):
-            more = urlencode({"last": page[-1], "n": count})
-            headers["Link"] = f'<{quote(path)}?{more}>; rel="next"'
+        page, link = page_of(path, names, self.query)
+        headers = {"Content-Type": "application/json", **({"Link": link} if link else {})}
         self.reply(200, json.dumps({**fields, key: page}).encode(), headers)
 
     def _check_user(self) -> None:

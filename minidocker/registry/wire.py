@@ -1,12 +1,13 @@
-"""One HTTP connection as the registry server sees it: bodies of both kinds read, answers written, ranges understood.
+"""One HTTP connection as the registry server sees it: bodies of both kinds read, answers written, parts understood.
 
-See: RFC 9112, HTTP/1.1; RFC 9110, 14, Range Requests.
+See: RFC 9112, HTTP/1.1; RFC 9110, 14, Range Requests; RFC 8288, the Link header.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler
 from typing import Any
+from urllib.parse import quote, urlencode
 
 from minidocker.registry.depot import Fault
 
@@ -111,3 +112,19 @@ def parse_content_range(text: str) -> int:
     if not match:
         raise Fault(416, "BLOB_UPLOAD_INVALID", f"invalid Content-Range: {text}")
     return int(match[1])
+
+
+def page_of(path: str, names: list[str], query: Mapping[str, str]) -> tuple[list[str], str]:
+    """Return the part of a sorted list that `n` and `last` of a query ask for, and the `Link` header to the next part.
+
+    `path` is what was asked; the header is empty where nothing follows. Raises Fault for a number that is none.
+    See: distribution-spec, Listing Tags.
+    """
+    count = query.get("n", "")
+    if count and not re.fullmatch("[0-9]{1,9}", count):
+        raise Fault(400, "PAGINATION_NUMBER_INVALID", f"invalid number of results requested: {count:.20}")
+    rest = [name for name in names if name > query.get("last", "")]
+    page = rest[: int(count)] if count else rest
+    if not page or len(page) == len(rest):
+        return page, ""
+    return page, f'<{quote(path)}?{urlencode({"n": count, "last": page[-1]})}>; rel="next"'

@@ -57,10 +57,14 @@ COMMANDS = {
     "system prune": Entry("prune", "Remove unused data"),
     "system df": Entry("system", "Show disk usage"),
     "course check": Entry("course", "Judge an exercise"),
+    "course collect": Entry("classroom", "Put what learners have handed in into one folder"),
+    "course gradescope": Entry("classroom", "Make the autograder of a section for Gradescope"),
+    "course hand-out": Entry("classroom", "Make a folder for learners, without solutions and hidden tests"),
     "course hint": Entry("course", "Show one more hint for an exercise"),
     "course list": Entry("course", "List the exercises, and what is done of them"),
     "course next": Entry("course", "Show the task of the next exercise"),
     "course progress": Entry("course", "Show how far each section is"),
+    "course report": Entry("classroom", "Make pages and exports of the marks of a class"),
     "course reset": Entry("course", "Make an exercise as it was before you wrote something"),
     "course solution": Entry("course", "Show the solution of an exercise"),
     "course watch": Entry("course", "Judge an exercise whenever its notebook is saved"),
@@ -74,7 +78,7 @@ COMMANDS = {
 
 GROUPS = {
     "container": "Manage containers",
-    "course": "Do the exercises of the course",
+    "course": "Do the exercises of the course, and teach it",
     "image": "Manage images",
     "registry": "Serve an image registry",
     "system": "Manage minidocker",

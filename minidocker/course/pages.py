@@ -85,7 +85,7 @@ def learner(student: str, results: Sequence[Result], show_hidden: bool = False) 
 
 
 def _card(exercise: Exercise, show_hidden: bool) -> str:
-    """Return one exercise as its learner sees it: without what the code has printed, which hidden tests have given it."""
+    """Return one exercise as its learner sees it: what the code has printed may be what a hidden test has given it."""
     full = exercise.earned >= exercise.points
     score = f'<span class="n {"good" if full else "bad"}">{number(exercise.earned)} of {number(exercise.points)}</span>'
     title = exercise.title or exercise.name

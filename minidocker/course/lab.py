@@ -8,6 +8,7 @@ from typing import Any
 
 from minidocker.course.check import check
 from minidocker.course.show import show
+from minidocker.course.use import use
 from minidocker.course.widgets import (
     building,
     engine_map,
@@ -34,6 +35,7 @@ __all__ = [
     "show",
     "stack",
     "terminal",
+    "use",
 ]
 
 

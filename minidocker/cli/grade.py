@@ -24,8 +24,9 @@ _LATEST = 50  # results by which the time left is told
 
 
 def grade(call: Call) -> int:
-    """Grade submissions, and print the marks."""
+    """Grade submissions, print the marks, and write them in every form."""
     from minidocker.course.grade import grade as graded
+    from minidocker.course.grade import printable
 
     try:
         found, course, rules = _wanted(call)
@@ -33,9 +34,15 @@ def grade(call: Call) -> int:
         print(f"Error: {error}", file=sys.stderr)
         return WRONG_USE
     results: list[Result] = []
+    pools: list[Pool] = []
+
+    def pool() -> "Pool":
+        pools.append(_pool(call, rules))
+        return pools[-1]
+
     progress = Progress(sys.stderr, len(found))
     try:
-        for result in graded(found, course, rules, lambda: _pool(call, rules)):
+        for result in graded(found, course, rules, pool):
             results.append(result)
             progress.show(bool(result.trouble))
     except KeyboardInterrupt:
@@ -44,9 +51,12 @@ def grade(call: Call) -> int:
         return INTERRUPTED
     progress.end()
     _print_marks(results)
+    _publish(rules.out, call["show-hidden"])
+    for weaker in pools[0].weaker if pools else ():
+        print(f"weaker on this machine: {weaker}", file=sys.stderr)
     troubles = [result for result in results if result.trouble]
     for result in troubles:
-        print(f"{result.student} could not be graded: {result.file}: {result.trouble}", file=sys.stderr)
+        print(printable(f"{result.student} could not be graded: {result.file}: {result.trouble}"), file=sys.stderr)
     return NOT_ALL if troubles else 0
 
 
@@ -62,7 +72,7 @@ def _wanted(call: Call) -> "tuple[list[Found], Assignments, Rules]":
     paths = grading.known(call.words, wanted)
     name = os.path.basename(wanted).removesuffix(".ipynb")
     limits = Limits(seconds=call["timeout"])
-    rules = grading.Rules(os.path.abspath(call["out"]), limits, call["due"], call["show-hidden"], call["fidelity"])
+    rules = grading.Rules(os.path.abspath(call["out"]), limits, call["due"], call["fidelity"])
     course = grading.Assignments(paths, rules)
     if name:
         course.get(name)
@@ -77,6 +87,16 @@ def _pool(call: Call, rules: "Rules") -> "Pool":
     from minidocker.course.pool import Pool
 
     return Pool(call["workers"] or len(os.sched_getaffinity(0)), rules.limits)
+
+
+def _publish(out: str, show_hidden: bool) -> None:
+    """Write all marks that there are by now, also of other assignments, in the forms that others read."""
+    from minidocker.course import exports, pages, result
+
+    results = list(result.read_all(out))
+    exports.write_all(out, results, show_hidden)
+    pages.write_all(out, results, show_hidden)
+    print(f"\nThe pages: {out}/index.html", file=sys.stderr)
 
 
 class Progress:
@@ -116,13 +136,15 @@ class Progress:
 
 def _print_marks(results: "list[Result]") -> None:
     """Print a line for each submission."""
+    from minidocker.course.grade import printable
+
     ordered = sorted(results, key=lambda result: (result.student, result.assignment))
     wide = max((len(result.student) for result in ordered), default=0)
     for result in ordered:
         marks = "not graded" if result.trouble else f"{result.earned:g} of {result.points:g}"
         late = "  late" if result.late else ""
         notes = f"  {len(result.notes)} note{'s' * (len(result.notes) > 1)}" if result.notes else ""
-        print(f"{result.student:{wide}}  {result.assignment}  {marks}{late}{notes}")
+        print(printable(f"{result.student:{wide}}  {result.assignment}  {marks}{late}{notes}"))
 
 
 def _moment(text: str) -> object:

@@ -16,28 +16,39 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from functools import cache
 from itertools import chain
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, Self
 
 from minidocker import __version__
 from minidocker.course import assignment as assignments
 from minidocker.course import catalogue, marking, result, submission
 from minidocker.course.assignment import Assignment
 from minidocker.course.judge import Outcome, Verdict
-from minidocker.course.pool import Done, Job, Limits, Pool
+from minidocker.course.pool import Done, Job, Limits
 from minidocker.course.result import GradedBy, Result
 from minidocker.course.submission import Found, Reading
 from minidocker.errors import MinidockerError
 
 _LESS = 0.8  # of a test's time is for a whole notebook's cells: the rest is for their judge
+_LONGEST = 500  # characters of a trouble
+
+
+class Judges(Protocol):
+    """What judges: `minidocker.course.pool.Pool`, or a cluster's scheduler in its place."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def run(self, jobs: Iterable[Job]) -> Iterator[Done]:
+        """Judge every job and yield each answer as it comes, in any order."""
 
 
 class Rules(NamedTuple):
-    """How a class is graded. `show_hidden`: learners may read what hidden tests say."""
+    """How a class is graded, and where to."""
 
     out: str
     limits: Limits = Limits()
     due: datetime | None = None
-    show_hidden: bool = False
     fidelity: bool = False
 
 
@@ -96,7 +107,7 @@ def known(paths: Iterable[str], wanted: str = "") -> dict[str, str]:
     return found
 
 
-def grade(found: list[Found], course: Assignments, rules: Rules, pool: Callable[[], Pool]) -> Iterator[Result]:
+def grade(found: list[Found], course: Assignments, rules: Rules, pool: Callable[[], Judges]) -> Iterator[Result]:
     """Grade submissions and yield each result, kept already, as it comes. `pool` is called when a judge is needed.
 
     Raises: MinidockerError where another grader is at work on the same folder; OSError.
@@ -120,17 +131,21 @@ class _Read(NamedTuple):
 
 
 class _Class:
-    """One run. `ready` are results that nobody had to judge; `waiting` are those that wait for a job, by its key."""
+    """One run. `ready` are results to be yielded, `waiting` submissions that wait for a job, by its key.
+
+    `unnamed` are those in trouble, with the file's hash: the others, `seen`, may tell of what they are.
+    """
 
     def __init__(self, found: list[Found], course: Assignments, rules: Rules) -> None:
         self.found = found
         self.course = course
         self.rules = rules
         self.ready: list[Result] = []
+        self.seen: set[str] = set()
         self.unnamed: list[tuple[Found, str, str]] = []
         self.waiting: dict[str, list[_Read]] = {}
 
-    def run(self, pool: Callable[[], Pool]) -> Iterator[Result]:
+    def run(self, pool: Callable[[], Judges]) -> Iterator[Result]:
         """Yield the results."""
         jobs = self._jobs()
         first = next(jobs, None)
@@ -152,7 +167,6 @@ class _Class:
 
     def _jobs(self) -> Iterator[Job]:
         """Read every submission; yield what has to be judged, each code once."""
-        self.seen: set[str] = set()
         for found in self.found:
             sha256 = ""
             try:
@@ -206,7 +220,7 @@ class _Class:
     def _keep(self, read: _Read, done: Done) -> None:
         """Make the result of a submission, and keep it."""
         found, assignment = read.found, read.assignment
-        made = tuple(marking.exercises(assignment, read.reading.states, done.verdicts, self.rules.show_hidden))
+        made = tuple(marking.exercises(assignment, read.reading.states, done.verdicts))
         by = GradedBy(__version__, assignment.sha256, assignment.mode, round(done.seconds, 4))
         late = submission.is_late(found.file, self.rules.due)
         points, earned = sum(each.points for each in made), sum(each.earned for each in made)
@@ -220,12 +234,18 @@ class _Class:
             assignment = self.course.get(found.assignment)
             points, by = assignment.points, by._replace(assignment_sha256=assignment.sha256, mode=assignment.mode)
         late = submission.is_late(found.file, self.rules.due)
-        name = found.assignment
-        self._done(Result(found.student, name, found.file, sha256, late, points, 0, (), (), trouble, by))
+        name, said = found.assignment, printable(trouble)[:_LONGEST]
+        self._done(Result(found.student, name, found.file, sha256, late, points, 0, (), (), said, by))
 
     def _done(self, made: Result) -> None:
         result.write(self.rules.out, made)
+        result.forget_others(self.rules.out, made)
         self.ready.append(made)
+
+
+def printable(text: str) -> str:
+    """Return a stranger's text without what a terminal would take for a command."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
 
 
 def _key(codes: dict[str, str], assignment: Assignment, limits: Limits) -> str:

@@ -8,14 +8,11 @@ from minidocker.course.generate import HIDDEN_TESTS
 from minidocker.course.judge import Outcome, Verdict
 from minidocker.course.result import DOES_NOT_RUN, GRADED, MISSING, NOT_WRITTEN, Exercise, Test
 
+_LONGEST = 4000  # characters of a message
 
-def exercises(
-    assignment: Assignment, states: dict[str, str], verdicts: tuple[Verdict, ...], show_hidden: bool
-) -> Iterator[Exercise]:
-    """Yield what the result says of each exercise.
 
-    `states` are those of exercises of which nothing was judged. `show_hidden`: learners may read what hidden tests say.
-    """
+def exercises(assignment: Assignment, states: dict[str, str], verdicts: tuple[Verdict, ...]) -> Iterator[Exercise]:
+    """Yield what the result says of each exercise; `states` are those of exercises of which nothing was judged."""
     by_name = {verdict.exercise: verdict for verdict in verdicts}
     for part in assignment.parts:
         state = states.get(part.name, "")
@@ -26,7 +23,7 @@ def exercises(
         else:
             verdict = by_name[WHOLE]
             outcomes = {test.name: _of_cell(test, part) for test in verdict.tests}
-        tests = tuple(_test(part, outcomes, state, show_hidden))
+        tests = tuple(_test(part, outcomes, state))
         points, earned = sum(test.points for test in tests), sum(test.earned for test in tests)
         printed = verdict.printed
         yield Exercise(part.name, part.title, points, earned, _stated(state, tests), printed, tests)
@@ -47,7 +44,7 @@ def _stated(state: str, tests: tuple[Test, ...]) -> str:
     return DOES_NOT_RUN if broken and all(broken) else GRADED
 
 
-def _test(part: Part, outcomes: dict[str, Outcome], state: str, show_hidden: bool) -> Iterator[Test]:
+def _test(part: Part, outcomes: dict[str, Outcome], state: str) -> Iterator[Test]:
     """Yield how each test of an exercise went; those that were not run are lost, and say why."""
     said = {
         MISSING: f"the cell {part.solution} is not in the notebook",
@@ -56,8 +53,8 @@ def _test(part: Part, outcomes: dict[str, Outcome], state: str, show_hidden: boo
     for test in part.tests:
         outcome = outcomes.get(test.name) or Outcome(test.name, 1, 0, said)
         passed = outcome.earned == outcome.points
-        hidden = outcome.hidden and not show_hidden
-        yield Test(test.name, test.points, test.points if passed else 0, outcome.message, outcome.where, hidden)
+        message, where = outcome.message[:_LONGEST], outcome.where[:_LONGEST]
+        yield Test(test.name, test.points, test.points if passed else 0, message, where, outcome.hidden)
 
 
 def _of_cell(outcome: Outcome, part: Part) -> Outcome:

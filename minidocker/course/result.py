@@ -143,12 +143,24 @@ def write(out: str, result: Result) -> None:
     write_json(path(out, result.student, result.assignment), result.to_json())
 
 
+def forget_others(out: str, result: Result) -> None:
+    """Remove what was said before of the same file as of another assignment. Raises: OSError."""
+    mine = path(out, result.student, result.assignment)
+    folder = os.path.dirname(mine)
+    for name in os.listdir(folder):
+        other = f"{folder}/{name}"
+        if other != mine and name.endswith(".json") and not name.startswith(".") and read(other).file == result.file:
+            os.unlink(other)
+
+
 def write_json(file: str, fields: Json) -> None:
-    """Write a file in one step: whoever reads it, or kills the writer, finds all of it or nothing."""
+    """Write a file in one step: whoever reads it, or kills the writer, finds all of it or nothing.
+
+    What strangers have made may hold halves of characters, which UTF-8 cannot say: a question mark stands for each.
+    """
     folder, name = os.path.split(file)
     os.makedirs(folder, exist_ok=True)
     temporary = f"{folder}/.{name}.new"
-    with open(temporary, "w", encoding="utf-8") as stream:
-        json.dump(fields, stream, indent=1, ensure_ascii=False)
-        stream.write("\n")
+    with open(temporary, "wb") as stream:
+        stream.write(f"{json.dumps(fields, indent=1, ensure_ascii=False)}\n".encode(errors="replace"))
     os.replace(temporary, file)

@@ -58,6 +58,7 @@ def find(paths: Iterable[str], known: Iterable[str], wanted: str = "") -> list[F
         found += _in_folder(os.path.abspath(path), names, wanted) if os.path.isdir(path) else [_file(path, names)]
     once: dict[tuple[str, str], Found] = {}
     for each in found:
+        each = each._replace(student=os.fsencode(each.student).decode(errors="replace") or "unknown")
         other = once.setdefault((each.student, each.assignment), each)
         if other.file != each.file:
             problem = f"it is there twice: {other.file} and {each.file}; keep one"

@@ -72,9 +72,9 @@ def test_a_learner_does_not_read_a_hidden_tests_secret() -> None:
 
 
 def test_the_teacher_sees_the_class() -> None:
-    bad = Outcome("big", 2, 0, "twice 100 is 200, got 2", "", True)
+    bad, worse = (Outcome("big", 2, 0, f"twice 100 is 200, got {got}", "", True) for got in (2, 3))
     results = [graded("kim", Outcome("big", 2, 2)), graded("lee", bad, late=True)]
-    results.append(graded("mo", bad, notes=("restored",)))
+    results.append(graded("mo", worse, notes=("restored",)))
     untouched = Exercise("double", "Double it", 2, 0, result.NOT_WRITTEN, "", (bad._replace(message="not written"),))
     results.append(graded("nil", points=2, exercises=(untouched,)))
     page = pages.teacher(results)
@@ -82,7 +82,7 @@ def test_the_teacher_sees_the_class() -> None:
     assert '<a href="learners/lee.html">' in page
     assert '0 / 2 <span class="warn" title="handed in late">late' in page
     assert '<td class="n">1 of 4</td><td class="n">1</td>' in page  # all points; not written
-    assert "2 × twice 100 is 200, got 2" in page  # and not the one that was not written
+    assert "2 × twice 100 is 200, got 3" in page  # one message, and not of what was not written
     assert "<b><bdi>mo, 01_first</bdi></b>: restored" in page
 
 

@@ -35,7 +35,9 @@ def collect(call: Call) -> int:
     for note in notes:
         print(note, file=sys.stderr)
     learners = len({each.student for each in placed})
-    print(f"{call['to']} has {len(placed)} of {learners} learner{'s' * (learners != 1)}")
+    print(
+        f"{len(placed)} notebook{'s' * (len(placed) != 1)} of {learners} learner{'s' * (learners != 1)} in {call['to']}"
+    )
     return 0 if placed else NOT_ALL
 
 

@@ -7,7 +7,9 @@ Everything that learners have written is escaped, and stands in an element of it
 """
 
 import html
+import re
 import statistics
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from urllib.parse import quote
@@ -18,6 +20,7 @@ from minidocker.course.result import DOES_NOT_RUN, GRADED, MISSING, NOT_WRITTEN,
 _COMMONEST = 15  # tests that are listed among those that failed most often
 _MESSAGES = 3  # messages of each
 _LONGEST = 600  # characters of a message on the teacher's page
+_VALUE = re.compile(r"""'[^']*'|"[^"]*"|\b0x\w+|\b[0-9a-f]{12,}\b|\d+""")
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c2733; --soft: #5b6875; --page: #fbfbf9; --card: #fff; --line: #dfe3e8;
   --good: #1f7a3d; --bad: #b3261e; --bar: #cfe8d6; --warn: #8a5300; --warned: #fff3dd; --code: #f2f4f6 }
@@ -65,9 +68,14 @@ def write_all(out: str, results: Sequence[Result], show_hidden: bool = False) ->
 def by_student(results: Iterable[Result]) -> dict[str, list[Result]]:
     """Return the results of each learner, by name."""
     found: dict[str, list[Result]] = {}
-    for result in sorted(results, key=lambda each: (each.student, each.assignment)):
+    for result in sorted(results, key=lambda each: (_in_order(each.student), each.assignment)):
         found.setdefault(result.student, []).append(result)
     return found
+
+
+def _in_order(name: str) -> str:
+    """Return by what a name is put in order: É stands with E."""
+    return unicodedata.normalize("NFKD", name).casefold()
 
 
 def learner(student: str, results: Sequence[Result], show_hidden: bool = False) -> str:
@@ -138,9 +146,10 @@ def _marks(results: Sequence[Result]) -> str:
         row = [f'<th scope="row"><a href="{link}"><bdi>{_text(student)}</bdi></a></th>']
         found = {each.assignment: each for each in theirs}
         row += [_mark(found.get(assignment)) for assignment in assignments]
-        row.append(_points(sum(each.earned for each in theirs), sum(each.points for each in theirs)))
+        if len(assignments) > 1:
+            row.append(_points(sum(each.earned for each in theirs), sum(each.points for each in theirs)))
         rows.append(row)
-    return _table(["Learner"], [*assignments, "All"], rows)
+    return _table(["Learner"], [*assignments, *(["All"] if len(assignments) > 1 else [])], rows)
 
 
 def _mark(result: Result | None) -> str:
@@ -178,23 +187,29 @@ def _exercises(results: Sequence[Result]) -> str:
 
 
 def _commonest(results: Sequence[Result]) -> str:
-    """Return the tests that failed most often where something was written, each with its commonest messages."""
-    found: dict[tuple[str, str, str], Counter[str]] = {}
+    """Return the tests that failed most often where something was written, each with its commonest messages.
+
+    Messages that differ in values only are one, shown by an example.
+    """
+    found: dict[tuple[str, str], list[str]] = {}
     for result in results:
-        for exercise in result.exercises if not result.trouble else ():
-            for test in exercise.tests if exercise.state in (GRADED, DOES_NOT_RUN) else ():
-                if not passed(test):
-                    place = (result.assignment, exercise.name, test.name)
-                    found.setdefault(place, Counter())[test.message] += 1
+        for exercise in result.exercises:
+            failed = [test for test in exercise.tests if not passed(test)]
+            if exercise.state == DOES_NOT_RUN and failed:
+                found.setdefault((exercise.name, DOES_NOT_RUN), []).append(failed[0].message)
+            for test in failed if exercise.state == GRADED else ():
+                found.setdefault((exercise.name, test.name), []).append(test.message)
     if not found:
         return '<p class="soft">Nothing.</p>'
     rows = []
-    for (_, where, name), messages in sorted(found.items(), key=lambda item: -item[1].total())[:_COMMONEST]:
-        shown = "".join(f"{_pre(f'{count} × {text[:_LONGEST]}')}" for text, count in messages.most_common(_MESSAGES))
-        others = len(messages) - _MESSAGES
+    for (where, name), messages in sorted(found.items(), key=lambda item: -len(item[1]))[:_COMMONEST]:
+        examples = {_VALUE.sub("…", message): message for message in messages}
+        kinds = Counter(_VALUE.sub("…", message) for message in messages).most_common(_MESSAGES)
+        shown = "".join(_pre(f"{count} × {examples[kind][:_LONGEST]}") for kind, count in kinds)
+        others = len(examples) - len(kinds)
         shown += f'<p class="soft">and {_many(others, "other message")}</p>' if others > 0 else ""
         head = f'<th scope="row">{_text(where)}: {_text(name)}</th>'
-        rows.append([head, f"<td>{shown}</td>", f'<td class="n">{messages.total()}</td>'])
+        rows.append([head, f"<td>{shown}</td>", f'<td class="n">{len(messages)}</td>'])
     return _table(["Test", "What it said"], ["Failed"], rows)
 
 

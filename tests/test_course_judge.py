@@ -134,6 +134,13 @@ def test_each_test_starts_afresh(tmp_path: str) -> None:
     assert [test.earned for test in verdict_on(tmp_path, body("return 0"), tests).tests] == [2, 0]
 
 
+def test_files_and_iterators_of_a_cell_are_left_alone(tmp_path: str) -> None:
+    code = "import itertools\nwith open('/dev/null', 'rb') as file:\n    pass\nnumbers = itertools.count()\n"
+    assert verdict_on(
+        tmp_path, code + body("return 2 * number + next(numbers)"), {"one": "assert double(1) == 2"}
+    ).passed
+
+
 # What travels: arguments, results, functions, errors, and things that stay where they are.
 
 

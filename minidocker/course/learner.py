@@ -15,6 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from io import IOBase
 from types import ModuleType
 from typing import Any, BinaryIO, NoReturn
 
@@ -156,7 +158,10 @@ def serve(connection: socket.socket) -> NoReturn:
 
 
 def _load(module: ModuleType, cells: list[tuple[str, str]]) -> dict[str, Any]:
-    """Run cells in one module; return the names that the cells after the first have defined."""
+    """Run cells in one module; return the names that the cells after the first have defined.
+
+    A file or an iterator is left out: to hand it over would be to read it to its end.
+    """
     before: dict[str, Any] = {}
     for number, (name, source) in enumerate(cells):
         if number == 1:
@@ -168,5 +173,5 @@ def _load(module: ModuleType, cells: list[tuple[str, str]]) -> dict[str, Any]:
     return {
         name: thing
         for name, thing in defined.items()
-        if (name not in before or before[name] is not thing) and not isinstance(thing, ModuleType)
+        if (name not in before or before[name] is not thing) and not isinstance(thing, (ModuleType, IOBase, Iterator))
     }

@@ -30,8 +30,10 @@ ROOM = syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNS | syscalls.CLONE_NEWPID | s
 ROOM |= syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS
 BOX = ROOM | syscalls.CLONE_NEWCGROUP
 
-_SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc/ld.so.cache", "/etc/alternatives")
-_SYSTEM += ("/etc/protocols", "/etc/services")  # by which programs name numbers
+_SYSTEM = (
+    *("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc/ld.so.cache", "/etc/alternatives"),
+    *("/etc/protocols", "/etc/services"),  # by which programs name numbers
+)
 _STAGES = ("/mnt", "/srv", "/media", "/opt", "/home")  # where the room's root is mounted until it is the root
 _DEVICES = ("null", "zero", "full", "random", "urandom")
 _LINKS = {f"/dev/{name}": f"/proc/self/fd/{number}" for number, name in enumerate(("stdin", "stdout", "stderr"))}

@@ -16,9 +16,9 @@ help: ## show this list
 setup: ## make .venv, install what Debian packages are missing, make the base images
 	@$(PYTHON) scripts/prepare.py run
 
-lab: ## set up, then open the course in JupyterLab at its first notebook
+lab: ## set up, then open the course in JupyterLab; LAB="--port 9000 --no-browser" are options
 	@$(PYTHON) scripts/prepare.py lab
-	@$(VENV)/bin/python scripts/lab.py
+	@$(VENV)/bin/python scripts/lab.py $(LAB)
 
 book: ## set up, run the whole course, and make a book of HTML pages of it: book/index.html
 	@$(PYTHON) scripts/prepare.py lab

@@ -82,8 +82,9 @@ def test_the_button_reveals_one_hint_more_each_time(course: Course) -> None:
     click = (
         "import ipywidgets, gc\n"
         "button = [w for w in gc.get_objects() if isinstance(w, ipywidgets.Button)][-1]\n"
-        "shown = [w for w in gc.get_objects() if type(w) is ipywidgets.HTML][-1]\n"
-        "button.click(); one = shown.value; button.click(); two = shown.value; print(one, '|', two, button.disabled)"
+        "shown = [w for w in gc.get_objects() if type(w) is ipywidgets.Output][-1]\n"
+        "says = lambda: shown.outputs[0]['data']['text/markdown']\n"
+        "button.click(); one = says(); button.click(); print(one, '|', says(), button.disabled)"
     )
     *_, clicked = run_cells(IMPORT, WRONG, "check('double')", click)
     one_hint, two_hints = clicked["printed"].split("|")

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -81,6 +83,13 @@ def test_progress_is_no_prompt(capsys: pytest.CaptureFixture[str]) -> None:
 def test_an_unknown_option_is_refused() -> None:
     with pytest.raises(shell.CommandFailed, match="--quiet"):
         shell.magic("--quiet", "true", {})
+
+
+def test_a_cell_finds_the_command_wherever_jupyter_was_started_from() -> None:
+    code = "import subprocess\nfrom minidocker.course.lab import *\nsubprocess.run(['minidocker', '--version'])"
+    environment = {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("minidocker version"), done.stderr
 
 
 def test_show_gives_the_live_source() -> None:

@@ -76,7 +76,7 @@ def _offer_hints(exercise: Exercise) -> None:
     """Show a button that reveals one hint more each time; without a browser, say how to get one."""
     words = f"A hint: minidocker course hint {exercise.name}"
     try:
-        from ipywidgets import HTML, Button, VBox
+        from ipywidgets import Button, Output, VBox
     except ImportError:
         _show(words, "")
         return
@@ -85,12 +85,12 @@ def _offer_hints(exercise: Exercise) -> None:
         return
     from IPython.display import display
 
-    shown = HTML(_hints_html(exercise, progress.mark(exercise.name).hints))
+    shown = Output(outputs=_hints(exercise, progress.mark(exercise.name).hints))
     button = Button(description="A hint", tooltip="reveals one hint more each time", icon="question")
 
     def reveal(_: Any) -> None:
         number = progress.reveal_hint(exercise.name, len(exercise.hints))
-        shown.value = _hints_html(exercise, number)
+        shown.outputs = _hints(exercise, number)
         button.disabled = number >= len(exercise.hints)
 
     button.on_click(reveal)
@@ -98,6 +98,12 @@ def _offer_hints(exercise: Exercise) -> None:
     display({**bundle, "text/plain": words}, raw=True)
 
 
-def _hints_html(exercise: Exercise, revealed: int) -> str:
-    text = report.hints(exercise, revealed) if revealed else ""
-    return "".join(f"<p style='white-space:pre-wrap'>{html.escape(part)}</p>" for part in text.split("\n\n") if part)
+def _hints(exercise: Exercise, revealed: int) -> tuple[dict[str, Any], ...]:
+    """Return what a cell's output consists of that shows the hints revealed."""
+    if not revealed:
+        return ()
+    shown = {
+        "text/markdown": report.hints_as_markdown(exercise, revealed),
+        "text/plain": report.hints(exercise, revealed),
+    }
+    return ({"output_type": "display_data", "data": shown, "metadata": {}},)

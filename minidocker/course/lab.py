@@ -1,9 +1,12 @@
 """What a notebook of the course begins with: `from minidocker.course.lab import *`.
 
 `show` renders the engine's source, `check` judges an exercise, `use` puts your code into the engine, the rest are
-pictures of this machine; the `%%shell` magic runs commands.
+pictures of this machine; the `%%shell` magic runs commands. Cells that start programs find `minidocker` as well,
+wherever Jupyter was started from.
 """
 
+import os
+import sys
 from typing import Any
 
 from minidocker.course.check import check
@@ -39,6 +42,13 @@ __all__ = [
 ]
 
 
+def _find_programs() -> None:
+    """Put the folder of this interpreter, in which `minidocker` is, first in PATH."""
+    folder, paths = os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath).split(os.pathsep)
+    if paths[0] != folder:
+        os.environ["PATH"] = os.pathsep.join([folder, *paths])
+
+
 def _register() -> None:
     """Give the notebook that imports this its magic; outside one there is nothing to do."""
     try:
@@ -61,4 +71,5 @@ def _say_failure(shell: Any, kind: Any, value: BaseException, _traceback: Any, t
     return words
 
 
+_find_programs()
 _register()

@@ -86,7 +86,7 @@ def _pool(call: Call, rules: "Rules") -> "Pool":
     """Start the judges."""
     from minidocker.course.pool import Pool
 
-    return Pool(call["workers"] or len(os.sched_getaffinity(0)), rules.limits)
+    return Pool(call["workers"] or len(os.sched_getaffinity(0)), rules.of_judge)
 
 
 def _publish(out: str, show_hidden: bool) -> None:

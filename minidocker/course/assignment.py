@@ -2,7 +2,9 @@
 
 A notebook of this course's form is graded in mode "functions": its tests stay with the judge. Of any other that has
 nbgrader's metadata the cells are run one after the other in the learner's process, mode "cells": it is made into one
-exercise, whose tests run the notebook up to a graded cell. See: nbgrader's metadata schema version 3.
+exercise, whose tests run the notebook up to a graded cell. Mode "notebook" is the same with Jupyter's own kernel.
+
+See: nbgrader's metadata schema version 3.
 """
 
 import hashlib
@@ -82,9 +84,10 @@ def load(name: str, path: str, work: str, fidelity: bool = False) -> Assignment:
     else:
         parts, by_hand = _parts(path, cells)
         mode, folder = CELLS, work
-        if not fidelity:
-            _write_whole(f"{work}/solutions/{name}.ipynb", name, parts)
-    mode = NOTEBOOK if fidelity else mode
+    if fidelity:
+        mode, folder = NOTEBOOK, f"{work}/{NOTEBOOK}"
+    if mode != FUNCTIONS:
+        _write_whole(f"{folder}/solutions/{name}.ipynb", name, parts, cells, mode)
     return Assignment(name, path, folder, mode, hashlib.sha256(data).hexdigest(), cells, parts, tuple(by_hand))
 
 
@@ -150,14 +153,19 @@ def _points(path: str, cell: Cell) -> float:
     return int(points) if points == int(points) else points
 
 
-def _write_whole(path: str, name: str, parts: tuple[Part, ...]) -> None:
-    """Write the one exercise that a notebook of another form becomes. See: `minidocker.course.cells`."""
+def _write_whole(path: str, name: str, parts: tuple[Part, ...], whole: tuple[Cell, ...], mode: str) -> None:
+    """Write the one exercise that a whole notebook becomes, by which its judge knows whether namespaces are needed.
+
+    See: `minidocker.course.cells`, `minidocker.course.fidelity`.
+    """
+    runner = "fidelity" if mode == NOTEBOOK else "cells"
+    needs = "  # a cell calls child()" if any("child(" in cell.source for cell in whole) else ""
     tests = [(test.grade_id, f"run_to({test.grade_id!r}, {part.solution!r})") for part in parts for test in part.tests]
     cells = [
-        _cell("setup", "from minidocker.course.cells import Runner", locked=True),
+        _cell("setup", f"from minidocker.course.{runner} import Runner", locked=True),
         _cell(WHOLE, f"## {name}\n*1 minutes · {len(tests)} points*", kind="markdown", locked=True),
         _cell(f"{WHOLE}-solution", generate.STUB[-1], solution=True),
-        _cell(f"{WHOLE}-scene", "run_to = Runner(*__cells__)", locked=True),
+        _cell(f"{WHOLE}-scene", f"run_to = Runner(*__cells__){needs}", locked=True),
         *(_cell(f"{WHOLE}-test-{each}", source, locked=True, grade=True, points=1) for each, source in tests),
     ]
     os.makedirs(os.path.dirname(path), exist_ok=True)

@@ -42,10 +42,7 @@ class Runner:
                 name, source = self._cells[self._next]
                 self._next += 1
                 self._errors[name] = self._run(name or f"number {self._next}", source)
-        if grade_id not in self._errors:
-            raise LookupError(f"the notebook has no cell {grade_id}")
-        if error := self._errors[grade_id]:
-            raise (self._errors.get(solution) if solution else None) or error
+        report(self._errors, grade_id, solution)
 
     def _run(self, name: str, source: str) -> BaseException | None:
         """Run one cell; return what it has raised."""
@@ -57,6 +54,14 @@ class Runner:
         except BaseException as error:  # noqa: BLE001, a learner's cell may raise whatever it likes
             return error
         return None
+
+
+def report(errors: dict[str, BaseException | None], grade_id: str, solution: str) -> None:
+    """Raise what a graded cell has raised, or the solution's cell before it; LookupError where there is none."""
+    if grade_id not in errors:
+        raise LookupError(f"the notebook has no cell {grade_id}")
+    if error := errors[grade_id]:
+        raise (errors.get(solution) if solution else None) or error
 
 
 def python(source: str) -> str:

@@ -29,6 +29,8 @@ from minidocker.course.submission import Found, Reading
 from minidocker.errors import MinidockerError
 
 _LESS = 0.8  # of a test's time is for a whole notebook's cells: the rest is for their judge
+_MORE = 10  # times a cell's time is for a whole notebook in fidelity mode
+_MORE_MEMORY = 4 << 30  # bytes of address space that a kernel with its threads may ask for
 _LONGEST = 500  # characters of a trouble
 
 
@@ -50,6 +52,18 @@ class Rules(NamedTuple):
     limits: Limits = Limits()
     due: datetime | None = None
     fidelity: bool = False
+
+    @property
+    def seconds(self) -> float:
+        """Return what the cells up to a graded one may take where a whole notebook is run; in fidelity mode, each."""
+        return self.limits.seconds * _LESS if not self.fidelity else self.limits.seconds
+
+    @property
+    def of_judge(self) -> Limits:
+        """Return the limits of a pool. A kernel takes time to start, and more memory."""
+        if not self.fidelity:
+            return self.limits
+        return self.limits._replace(seconds=self.limits.seconds * _MORE, memory=_MORE_MEMORY)
 
 
 class Assignments:
@@ -179,7 +193,7 @@ class _Class:
                 self.unnamed.append((found, sha256, str(trouble)))
                 continue
             self.seen.add(read.assignment.name)
-            codes = submission.code_of(read.reading, self.rules.limits.seconds * _LESS)
+            codes = submission.code_of(read.reading, self.rules.seconds)
             key = _key(codes, read.assignment, self.rules.limits)
             if key in self.waiting:
                 self.waiting[key].append(read)
@@ -205,8 +219,10 @@ class _Class:
     def _settle(self, done: Done) -> None:
         """Keep what a judge has said, for all who have handed in the same code."""
         waiting = self.waiting.pop(done.key)
-        if waiting[0].reading.codes.keys() - {verdict.exercise for verdict in done.verdicts} and not done.trouble:
-            done = done._replace(trouble="a judge has left an exercise out")
+        try:
+            tuple(marking.exercises(waiting[0].assignment, waiting[0].reading.states, done.verdicts))
+        except marking.Unjudged as problem:
+            done = done._replace(trouble=done.trouble or str(problem))
         if not done.trouble:
             verdicts = [[*each[:2], [list(test) for test in each.tests], *each[3:]] for each in done.verdicts]
             fields = {"verdicts": verdicts, "seconds": round(done.seconds, 4)}

@@ -17,7 +17,7 @@ from minidocker.container.records import Container
 from minidocker.container.view import mounted, view
 from minidocker.engine import Engine
 from minidocker.errors import InvalidArgument, InvalidManifest
-from minidocker.image import layers, overlay
+from minidocker.image import overlay
 from minidocker.image.layout import replace_file
 from minidocker.linux import syscalls, trees
 from minidocker.progress import Progress, Report
@@ -189,6 +189,8 @@ def _original(engine: Engine, container: Container) -> Iterator[str]:
 
 def export(engine: Engine, container: Container, out: BinaryIO) -> None:
     """Write a container's whole root as a tar archive: the files themselves, nothing that is mounted over them."""
+    from minidocker.image import layers
+
     with view(engine.containers, container, read_only=True) as root:
         layers.pack(root, out.write, whiteouts=False)
 
@@ -200,6 +202,8 @@ def copy_out(engine: Engine, container: Container, path: str, out: BinaryIO) -> 
 
     Raises: FileNotFoundError.
     """
+    from minidocker.image import layers
+
     first_ids = _first_ids(container)
     with view(engine.containers, container) as root, _opened(root) as top:
         wanted = path.rstrip("/").removesuffix("/.") or "/"
@@ -218,6 +222,8 @@ def copy_in(engine: Engine, container: Container, path: str, archive: BinaryIO) 
 
     Raises: FileNotFoundError, NotADirectoryError; UnsafeLayer for an archive that is broken or leads out.
     """
+    from minidocker.image import layers
+
     if container.spec.read_only:
         raise InvalidArgument("container rootfs is marked read-only")
     with view(engine.containers, container) as root:

@@ -70,7 +70,7 @@ def another_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 
 # The interpreter (CVE-2019-5736): what runs our programs leads to no file that can be written to.
-# Stopped by `interpreter.sealed` in container/launch.py, spawn; and until execve(2) by PR_SET_DUMPABLE.
+# Stopped by `interpreter.sealed` in container/programs.py, spawn; and until execve(2) by PR_SET_DUMPABLE.
 
 # Run by the host's interpreter: keep its file open, let it end, then write to it.
 OVERWRITE = """#!/proc/self/exe

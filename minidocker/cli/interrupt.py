@@ -6,8 +6,8 @@ What is called when an object goes (`weakref`) loses it: nobody waits there for 
 """
 
 import contextlib
+import os
 import signal
-import weakref
 from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Handler = Callable[[int, FrameType | None], None]
 
 _SOON = 0.001  # seconds
-_NOT_IN = ("<frozen importlib", weakref.__file__)
+_NOT_IN = ("<frozen importlib", f"{os.path.dirname(os.__file__)}/weakref.py")
 
 
 def listen() -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def run(call: Call) -> int:
     """Create a container and start it; stay with it until it ends, unless it is to be left alone."""
-    from minidocker import engine as stories
+    from minidocker.container import programs
 
     detach: bool = call["detach"]
     if detach and call["attach"]:
@@ -28,7 +28,11 @@ def run(call: Call) -> int:
     wishes = _wishes(call)
     if not detach:
         check_terminal(wishes)
-    engine, container_id = call.engine(), os.urandom(32).hex()
+    container_id = os.urandom(32).hex()
+    programs.spawn_ahead("shim", f"minidocker-shim {container_id[:12]}")
+    from minidocker import engine as stories
+
+    engine = call.engine()
 
     def forward(number: signal.Signals) -> None:
         stories.kill(engine, engine.containers.load(container_id), number.name)

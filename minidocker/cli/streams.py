@@ -73,12 +73,15 @@ def _stay(
 
 def execute(call: Call) -> int:
     """Run one more program in a running container."""
-    from minidocker import engine as stories
-    from minidocker.container.options import ExecOptions
+    from minidocker.container import programs
 
     wishes = Wishes(call["tty"], call["interactive"], keys=parse_keys(call["detach-keys"]))
     if not call["detach"]:
         check_terminal(wishes)
+    programs.spawn_ahead("shim", f"minidocker-shim exec {call.word(0)}")
+    from minidocker import engine as stories
+    from minidocker.container.options import ExecOptions
+
     options = ExecOptions(
         command=tuple(call.words[1:]),
         env=environment(call["env"], call["env-file"]),

@@ -344,6 +344,7 @@ def remove(made: Plan, patience: float = 2.0) -> None:
         while time.monotonic() < deadline:
             try:
                 os.rmdir(folder)
+                break
             except FileNotFoundError:
                 break
             except OSError:

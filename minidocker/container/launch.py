@@ -12,21 +12,16 @@ import contextlib
 import json
 import os
 import socket
-import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from minidocker import explain, standins
-from minidocker.container import records, stream
+from minidocker import explain
+from minidocker.container import programs, records, stream
 from minidocker.container.attach import Attachment
 from minidocker.container.spec import Spec
 from minidocker.errors import MinidockerError, StartError
-from minidocker.linux import interpreter
 
 Json = dict[str, Any]
-
-# -I and -S: neither the user's environment nor site-packages; our programs need only this package and the library.
-_PROGRAM = "import sys; sys.path.insert(0, sys.argv[1]); {1}from minidocker.container import {0}; {0}.main()"
 
 
 class Process(NamedTuple):
@@ -56,7 +51,7 @@ def launch(process: Process, held: list[int], on_created: Callable[[int], Json])
     if len(held) > stream.MOST_DESCRIPTORS:
         most = stream.MOST_DESCRIPTORS - 1
         raise StartError(f"cannot publish {len(held) - 1} ports: {most} are the most for one container")
-    connection, pid = spawn("shim", f"minidocker-shim {process.id[:12]}")
+    connection, pid = programs.spawn("shim", f"minidocker-shim {process.id[:12]}")
     os.waitpid(pid, 0)  # it forks once more, so that it is nobody's child that has to be waited for
     with contextlib.ExitStack() as on_failure:
         on_failure.callback(_give_up, connection)
@@ -110,36 +105,3 @@ def _follow(connection: socket.socket, kind: int, payload: bytes, on_created: Ca
     elif kind == stream.FAILED:
         failure = json.loads(payload)
         raise StartError(failure["error"], failure["exit_code"])
-
-
-def spawn(module: str, title: str) -> tuple[socket.socket, int]:
-    """Start `main` of a module of this package as a program of its own; return our end of its socket, and its id.
-
-    The other end is its standard input. posix_spawn(3) forks and executes in one step, without running any of this
-    process's code in between: safe whatever other threads do. What is executed cannot be written to by what it becomes,
-    nor by whoever gets to see that process (the class of CVE-2019-5736).
-    """
-    program = interpreter.sealed(sys.executable)
-    ours, theirs = socket.socketpair()
-    package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    program_text = _PROGRAM.format(module, standins.LOAD if standins.files else "")
-    arguments = [sys.executable, "-I", "-S", "-c", program_text, package, title, *standins.files]
-    quiet = [(os.POSIX_SPAWN_OPEN, fd, "/dev/null", os.O_WRONLY, 0) for fd in (1, 2)]
-    if os.environ.get("MINIDOCKER_DEBUG"):
-        quiet = []
-    explain.step(f"posix_spawn({sys.executable}, minidocker.container.{module})", f"setsid python3 {module}.py &")
-    try:
-        pid = os.posix_spawn(
-            f"/proc/self/fd/{program}",
-            arguments,
-            {"PATH": os.environ.get("PATH", os.defpath)},
-            file_actions=[(os.POSIX_SPAWN_DUP2, theirs.fileno(), 0), *quiet],
-            setsid=True,
-        )
-    except BaseException:
-        ours.close()
-        raise
-    finally:
-        theirs.close()
-        os.close(program)
-    return ours, pid

@@ -8,18 +8,17 @@ import os
 import select
 import signal
 import socket
-import threading
 from collections.abc import Iterator
 from typing import Any
 
-from minidocker.container import cleanup, etc, launch, network, options, ports, records, relay, rootless
+from minidocker.container import cleanup, etc, launch, network, options, ports, records, rootless
 from minidocker.container import seccomp_program as seccomp
-from minidocker.container.attach import Attachment
+from minidocker.container.attach import Attachment, connect_to_shim
 from minidocker.container.options import ExecOptions
 from minidocker.container.records import Container, Containers
 from minidocker.container.spec import Spec
 from minidocker.errors import Conflict, ContainerNotFound, ContainerStateError, StartError
-from minidocker.linux import capabilities
+from minidocker.linux import capabilities, trees
 
 Json = dict[str, Any]
 
@@ -53,6 +52,8 @@ def _start(
     The shim holds the lock, too, until the program runs or all is undone: should we be killed, nobody meets half of it.
     """
     spec, folder = container.spec, containers.path(container.id)
+    if spec.remove:
+        trees.delete(f"{folder}/work")  # with the mark of the overlay of the run before
     for name in ("upper", "work", "merged", "init"):
         os.makedirs(f"{folder}/{name}", exist_ok=True)
     hostname = os.uname().nodename if spec.network == "host" else spec.hostname
@@ -62,6 +63,8 @@ def _start(
     ours: list[socket.socket] = []
     published = spec.ports
     if spec.network == "bridge":
+        import threading
+
         threading.Thread(target=network.preload, daemon=True).start()
         resolved, held = ports.reserve(containers.run, container.id, container.name, spec.ports)
         published = tuple(resolved)
@@ -123,7 +126,7 @@ def connect(containers: Containers, container: Container) -> Attachment:
     Raises: ContainerStateError when it does not run.
     """
     try:
-        connection = relay.connect(containers.run_path(container.id))
+        connection = connect_to_shim(containers.run_path(container.id))
     except (FileNotFoundError, ConnectionRefusedError):
         raise ContainerStateError("You cannot attach to a stopped container, start it first") from None
     return Attachment(connection, container.spec.terminal)

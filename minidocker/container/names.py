@@ -1,6 +1,6 @@
 """Names for containers that nobody named: an adjective and the surname of someone who built or thought."""
 
-import random
+import os
 
 ADJECTIVES = (
     "amber brave brisk calm candid cheerful clever cosmic crisp curious daring dreamy eager earnest elastic eloquent "
@@ -21,5 +21,6 @@ SURNAMES = (
 
 def random_name(attempt: int = 0) -> str:
     """Return a name such as `patient_lovelace`; from the second attempt on with a digit, as the plain ones run out."""
-    name = f"{random.choice(ADJECTIVES)}_{random.choice(SURNAMES)}"  # noqa: S311, a name is no secret
-    return f"{name}{random.randrange(10)}" if attempt else name  # noqa: S311
+    adjective, surname, digit = os.urandom(3)  # `random` takes 2 ms to import
+    name = f"{ADJECTIVES[adjective % len(ADJECTIVES)]}_{SURNAMES[surname % len(SURNAMES)]}"
+    return f"{name}{digit % 10}" if attempt else name

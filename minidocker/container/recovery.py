@@ -5,7 +5,8 @@ import socket
 import struct
 import time
 
-from minidocker.container import records, relay
+from minidocker.container import records
+from minidocker.container.attach import connect_to_shim
 from minidocker.container.records import State
 
 
@@ -17,7 +18,7 @@ def running_state(run_folder: str) -> State | None:
     See: unix(7), SO_PEERCRED: at a socket that listens, who it was that called listen(2).
     """
     try:
-        with relay.connect(run_folder) as connection:
+        with connect_to_shim(run_folder) as connection:
             credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     except (FileNotFoundError, ConnectionRefusedError):
         return None

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from minidocker.container import stream
+from minidocker.container.attach import SOCKET
 from minidocker.container.logs import Log
 from minidocker.container.namespaces import Streams
 
@@ -24,7 +25,6 @@ _CHUNK = 65536
 _HIGH_WATER = 1024 * 1024  # bytes that may wait for a slow reader before the container has to wait, too
 _LARGEST_PIPE = 1024 * 1024  # as large as an ordinary user can make one; see: pipe(7), pipe-max-size
 _PATIENCE = 0.2  # seconds that a shim waits, at its end, for those who are slow to take the last of the output
-_SOCKET = "attach.sock"
 
 
 class Client:
@@ -82,7 +82,7 @@ class Relay:
         # A socket's address has room for 107 bytes: bind by a relative name.
         os.chdir(folder)
         self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(_SOCKET)
+        self._listener.bind(SOCKET)
         self._listener.listen(64)
         self._listener.setblocking(False)
         os.chdir("/")
@@ -306,18 +306,3 @@ def _close_all_but(wanted: Iterable[int]) -> None:
         if int(name) not in wanted:
             with contextlib.suppress(OSError):  # the listing's own, closed since
                 os.close(int(name))
-
-
-def connect(folder: str) -> socket.socket:
-    """Connect to the shim whose run-time folder this is.
-
-    Raises: FileNotFoundError, ConnectionRefusedError when there is none any more.
-    """
-    directory = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        connection = socket.socket(socket.AF_UNIX)
-        # By way of the open directory, for the same 107 bytes; this process's own working directory stays.
-        connection.connect(f"/proc/self/fd/{directory}/{_SOCKET}")
-        return connection
-    finally:
-        os.close(directory)

@@ -174,12 +174,12 @@ def holder(run: str) -> int:
 
 def _start_holder(run: str, say: Say) -> int:
     """Start a holder and give it its ids; return its process id."""
-    from minidocker.container import launch
+    from minidocker.container import programs
 
     folder = f"{run}/rootless"
     with contextlib.suppress(FileExistsError):
         os.mkfifo(f"{folder}/alive", 0o600)
-    connection, child = launch.spawn("rootless", "minidocker-holder")
+    connection, child = programs.spawn("rootless", "minidocker-holder")
     os.waitpid(child, 0)  # it forks once more
     frames = stream.receive(connection)
     with contextlib.closing(connection):  # the holder ends with it, until it is told to go on alone

@@ -148,7 +148,10 @@ def main() -> None:
         os._exit(0)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    request = control.expect(stream.BEGIN)
+    try:
+        request = control.expect(stream.BEGIN)
+    except StartError:  # we were started ahead, and there was nothing to run
+        return
     if request["explain"]:
         explain.listen(lambda kernel, shell: control.send(stream.EXPLAIN, [kernel, shell]))
     spec = Spec.from_json(request["spec"])

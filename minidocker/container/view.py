@@ -14,7 +14,7 @@ import os
 import socket
 from collections.abc import Iterator
 
-from minidocker.container import launch, mounting, records, rootfs, stream
+from minidocker.container import mounting, programs, records, rootfs, stream
 from minidocker.container.records import Container, Containers
 from minidocker.errors import ContainerStateError, StartError
 from minidocker.linux import syscalls
@@ -59,7 +59,7 @@ def mounted(containers: Containers, container: Container, read_only: bool) -> It
     folder = containers.path(container.id)
     for name in ("upper", "work", "merged", "init"):
         os.makedirs(f"{folder}/{name}", exist_ok=True)
-    connection, pid = launch.spawn("view", f"minidocker-view {container.short_id}")
+    connection, pid = programs.spawn("view", f"minidocker-view {container.short_id}")
     try:
         request = {"layers": containers.layers, "folder": folder, "spec": container.spec.to_json(), "only": read_only}
         connection.sendall(stream.pack(stream.BEGIN, json.dumps(request).encode()))

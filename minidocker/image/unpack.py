@@ -21,7 +21,7 @@ from minidocker.errors import UnsafeLayer
 from minidocker.image.entries import is_folder, is_whiteout, parts_of, same
 from minidocker.image.limits import Limits
 from minidocker.image.tarstream import TarReader, mtime_ns, xattrs
-from minidocker.linux import userns
+from minidocker.linux import trees, userns
 from minidocker.linux.syscalls import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2
 from minidocker.linux.userns import Powers
 
@@ -177,9 +177,7 @@ class _Unpacking:
     def _remove(self, folder: int, name: str) -> None:
         """Remove a name and what is below it."""
         if is_folder(folder, name):
-            import shutil
-
-            shutil.rmtree(name, dir_fd=folder)
+            trees.delete_below(name, folder)
         else:
             os.unlink(name, dir_fd=folder)
 

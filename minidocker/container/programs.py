@@ -1,0 +1,61 @@
+"""The engine's own programs, a container's shim for one: each a fresh interpreter that runs `main` of a module here."""
+
+import os
+import socket
+import sys
+
+from minidocker import explain, standins
+from minidocker.linux import interpreter
+
+# -I and -S: neither the user's environment nor site-packages; our programs need only this package and the library.
+# While it imports there is no garbage to be found, and what it has then stays: to look through it took 5 ms in all, and
+# each process that forked from it a copy of what was looked at. For the same reason nothing is taken apart at the end.
+_PROGRAM = (
+    "import gc, os, sys; gc.disable(); sys.path.insert(0, sys.argv[1]); {1}from minidocker.container import {0}; "
+    "gc.freeze(); gc.enable(); {0}.main(); os._exit(0)"
+)
+
+_ahead: dict[str, tuple[socket.socket, int]] = {}
+
+
+def spawn_ahead(module: str, title: str) -> None:
+    """Start what `spawn` will be asked for, and so have its interpreter start while this one still has to.
+
+    One that nobody asks for in the end meets the end of its socket, and ends.
+    """
+    _ahead[module] = spawn(module, title)
+
+
+def spawn(module: str, title: str) -> tuple[socket.socket, int]:
+    """Start `main` of a module of this package as a program of its own; return our end of its socket, and its id.
+
+    The other end is its standard input. posix_spawn(3) forks and executes in one step, without running any of this
+    process's code in between: safe whatever other threads do. What is executed cannot be written to by what it becomes,
+    nor by whoever gets to see that process (the class of CVE-2019-5736).
+    """
+    if ahead := _ahead.pop(module, None):
+        return ahead
+    program = interpreter.sealed(sys.executable)
+    ours, theirs = socket.socketpair()
+    package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    program_text = _PROGRAM.format(module, standins.LOAD if standins.files else "")
+    arguments = [sys.executable, "-I", "-S", "-c", program_text, package, title, *standins.files]
+    quiet = [(os.POSIX_SPAWN_OPEN, fd, "/dev/null", os.O_WRONLY, 0) for fd in (1, 2)]
+    if os.environ.get("MINIDOCKER_DEBUG"):
+        quiet = []
+    explain.step(f"posix_spawn({sys.executable}, minidocker.container.{module})", f"setsid python3 {module}.py &")
+    try:
+        pid = os.posix_spawn(
+            f"/proc/self/fd/{program}",
+            arguments,
+            {"PATH": os.environ.get("PATH", os.defpath)},
+            file_actions=[(os.POSIX_SPAWN_DUP2, theirs.fileno(), 0), *quiet],
+            setsid=True,
+        )
+    except BaseException:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+        os.close(program)
+    return ours, pid

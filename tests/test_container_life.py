@@ -208,7 +208,7 @@ def test_isolation_never_fails_open(home: Engine, tmp_path: Path, step: str, mon
         "shim.main()\n"
     )
     program = f"import sys; sys.path.insert(0, sys.argv[1]); exec(open({str(sabotage)!r}).read())  # {{0}}"
-    monkeypatch.setattr("minidocker.container.launch._PROGRAM", program)
+    monkeypatch.setattr("minidocker.container.programs._PROGRAM", program)
     marker = tmp_path / "marker"
     marker.touch()
     mounts = (Mount("bind", str(tmp_path), "/host"),)
@@ -619,3 +619,23 @@ def test_inspect_knows_the_process(minidocker: Minidocker, home: Engine) -> None
     assert document["State"]["Pid"] == container.state.pid
     assert document["State"]["Running"] is True
     assert re.fullmatch(r"[0-9a-f]{64}", document["Id"])
+
+
+def test_what_removes_itself_is_never_written_out(home: Engine) -> None:
+    """Whether its files are on the disk matters to nobody: others wait for nothing when it ends."""
+    for remove in (True, False):
+        command = ("grep", "^overlay / ", "/proc/mounts")
+        options = RunOptions(command=command, remove=remove, network="none")
+        _, attachment = engine.run(home, "busybox", options)
+        assert attachment is not None
+        shown = b"".join(data for _, data in attachment.frames())
+        assert shown.startswith(b"overlay / ")
+        assert (b"volatile" in shown) == remove
+
+
+def test_what_removes_itself_can_start_again_when_its_first_start_failed(home: Engine) -> None:
+    container = engine.create(home, "busybox", RunOptions(command=("/missing",), remove=True, network="none"))
+    for _ in range(2):
+        with pytest.raises(StartError, match="no such file"):
+            engine.start(home, container)
+    engine.remove(home, container)

@@ -124,7 +124,7 @@ def lay_out(pid: int, spec: Spec, layout: rootfs.Layout, streams: tuple[int, ...
             elif plain.kind == "bind":
                 syscalls.mount(plain.source, moved.source, flags=syscalls.MS_BIND | syscalls.MS_REC)
         with idmap.files_made_by(own.uids.outside, own.gids.outside):
-            rootfs.mount_layers(spec.layers, aside(layout))
+            rootfs.mount_layers(spec.layers, aside(layout), volatile=spec.remove)
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP):
             raise

@@ -5,6 +5,7 @@ host never sees these mounts and they end with the container; `pivot` makes it t
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import stat
@@ -188,7 +189,7 @@ def build(spec: Spec, layout: Layout) -> None:
     if spec.userns:  # its layers are mounted, but by another namespace, and so locked: only a copy can become the root
         syscalls.mount(layout.merged, layout.merged, flags=MS_BIND | MS_REC)
     else:
-        mount_layers(spec.layers, layout)
+        mount_layers(spec.layers, layout, volatile=spec.remove)
     root = os.open(layout.merged, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     mapped = userns.is_mapped()
     mounts = plan(spec, layout.container, mapped, userns.has_id(5))
@@ -208,7 +209,7 @@ def build(spec: Spec, layout: Layout) -> None:
     os.close(root)
 
 
-def mount_layers(diff_ids: tuple[str, ...], layout: Layout, read_only: bool = False) -> None:
+def mount_layers(diff_ids: tuple[str, ...], layout: Layout, read_only: bool = False, volatile: bool = False) -> None:
     """Put the layers together at the merged folder: by overlayfs, or as the copy made where it cannot be had."""
     if os.path.isdir(f"{layout.container}/rootfs"):
         syscalls.mount(f"{layout.container}/rootfs", layout.merged, flags=MS_BIND)
@@ -222,10 +223,26 @@ def mount_layers(diff_ids: tuple[str, ...], layout: Layout, read_only: bool = Fa
         opened = [os.open(layer, os.O_PATH | os.O_CLOEXEC) for layer in layers]
         os.chdir("/proc/self/fd")
         options = overlay_options(tuple(map(str, opened)), layout.container, read_only, mapped)
-    syscalls.mount("overlay", layout.merged, "overlay", data=options)
+    _mount_overlay(layout.merged, options, volatile)
     os.chdir("/")
     for fd in opened:  # by an open folder of the host's, the container's paths could lead out of it
         os.close(fd)
+
+
+def _mount_overlay(merged: str, options: str, volatile: bool) -> None:
+    """Mount an overlay. What is in a `volatile` one need not outlive this boot: neither fsync(2) nor its unmounting,
+    which writes out what anybody has written to that disk, has an effect. A mark in `work` forbids to mount it again.
+
+    See: the kernel's filesystems/overlayfs.rst, Volatile mount.
+    """
+    if volatile:
+        try:
+            syscalls.mount("overlay", merged, "overlay", data=f"{options},volatile")
+            return
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # before Linux 5.10
+                raise
+    syscalls.mount("overlay", merged, "overlay", data=options)
 
 
 def _make_devices(root: int, spec: Spec, mapped: bool) -> None:

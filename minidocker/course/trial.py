@@ -79,7 +79,7 @@ def try_out(dockerfile: str, dockerignore: str) -> Trial:
     if problem := refusal(dockerfile):
         return Trial(problem)
     with engine() as (root, run), tempfile.TemporaryDirectory(prefix="minidocker-context-") as context:
-        _write(context, {**CONTEXT, "Dockerfile": dockerfile, ".dockerignore": dockerignore})
+        write(context, {**CONTEXT, "Dockerfile": dockerfile, ".dockerignore": dockerignore})
         answer = _apart(["try", root, run, context], SECONDS)
     if answer is None:
         return Trial(f"the build and the first looks at it took more than {SECONDS:g} seconds")
@@ -127,15 +127,7 @@ def engine() -> Iterator[tuple[str, str]]:
 
 def _apart(words: list[str], seconds: float) -> Any:
     """Do a part of the work in a process of its own; return what it reports, None where it took too long."""
-    package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    process = subprocess.Popen(
-        [sys.executable, "-I", "-c", _PROGRAM, package, *words],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        encoding="utf-8",
-        start_new_session=True,
-    )
+    process = start_process(words)
     try:
         out, errors = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
@@ -145,6 +137,19 @@ def _apart(words: list[str], seconds: float) -> Any:
     if process.returncode:
         raise MinidockerError(f"the engine of this check does not work: {errors.strip()[-500:]}")
     return json.loads(out)
+
+
+def start_process(words: list[str]) -> "subprocess.Popen[str]":
+    """Start the process that does the part of the work that the words name: see `main`."""
+    package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    return subprocess.Popen(
+        [sys.executable, "-I", "-c", _PROGRAM, package, *words],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        start_new_session=True,
+    )
 
 
 def main() -> None:
@@ -158,6 +163,11 @@ def main() -> None:
         _begin(client)
     elif part == "end":
         _end(client)
+    elif part == "serve":
+        from minidocker.course import trialverbs
+
+        trialverbs.serve(client)
+        return
     else:
         answer = _try(client, context)
     json.dump(answer, sys.stdout)
@@ -194,12 +204,12 @@ def _try(client: Any, context: str) -> dict[str, Any]:
         layers = first.attrs["RootFS"]["Layers"][len(base["RootFS"]["Layers"]) :]
         found["files"], found["secrets"] = _contents(client.engine.root, layers)
         found["first"] = _visit(client)
-        _write(context, {".env": "PASSWORD=another\n", ".git/objects/more": "more\n", "notes.md": "More.\n"})
+        write(context, {".env": "PASSWORD=another\n", ".git/objects/more": "more\n", "notes.md": "More.\n"})
         found["unrelated"] = _build(client, context, found).id == first.id
-        _write(context, {"www/index.html": "<h1>Book of guests</h1>\n"})
+        write(context, {"www/index.html": "<h1>Book of guests</h1>\n"})
         _build(client, context, found)
         found["page_changed"] = _visit(client)
-        _write(context, {"needs.txt": "flask\nwaitress\njinja\n"})
+        write(context, {"needs.txt": "flask\nwaitress\njinja\n"})
         _build(client, context, found)
         found["needs_changed"] = _visit(client)
     except MinidockerError as error:
@@ -212,12 +222,12 @@ def _limit() -> None:
     from minidocker import buildsteps
     from minidocker.container.spec import Limits, Spec, Ulimit
 
-    limits = Limits(_MEMORY, 1.0, _PIDS) if _is_root() else Limits()
+    limits = Limits(_MEMORY, 1.0, _PIDS) if is_root() else Limits()
     limited: Callable[..., Spec] = functools.partial(Spec, limits=limits, ulimits=(Ulimit("fsize", _FILE, _FILE),))
     vars(buildsteps)["Spec"] = limited
 
 
-def _is_root() -> bool:
+def is_root() -> bool:
     """Say whether this is the machine's root, and not an ordinary user in a user namespace."""
     with open("/proc/self/uid_map") as file:
         return file.read().split() == ["0", "0", "4294967295"]
@@ -248,7 +258,7 @@ def _contents(root: str, layers: list[str]) -> tuple[list[str], list[str]]:
 
 def _visit(client: Any) -> Visit:
     """Start a container without a network, look at it, and remove it."""
-    limits = {"mem_limit": _MEMORY, "pids_limit": _PIDS} if _is_root() else {}
+    limits = {"mem_limit": _MEMORY, "pids_limit": _PIDS} if is_root() else {}
     container = client.containers.run("web", detach=True, network="none", **limits)
     try:
         pid = container.attrs["State"]["Pid"]
@@ -291,7 +301,7 @@ def _inside(pid: int, paths: tuple[str, ...]) -> list[str]:
             namespace = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
             syscalls.setns(namespace, syscalls.CLONE_NEWNET)
             with open(writer, "w") as out:
-                json.dump([_fetch(f"http://127.0.0.1:{PORT}{path}") for path in paths], out)
+                json.dump([fetch(f"http://127.0.0.1:{PORT}{path}") for path in paths], out)
         os._exit(0)
     os.close(writer)
     with open(reader) as answer:
@@ -300,7 +310,7 @@ def _inside(pid: int, paths: tuple[str, ...]) -> list[str]:
     return list(json.loads(text)) if text else ["" for _ in paths]
 
 
-def _fetch(url: str) -> str:
+def fetch(url: str) -> str:
     """Return the beginning of a page, "" where there is none."""
     from urllib.request import ProxyHandler, build_opener
 
@@ -309,7 +319,7 @@ def _fetch(url: str) -> str:
     return ""
 
 
-def _write(folder: str, files: dict[str, str]) -> None:
+def write(folder: str, files: dict[str, str]) -> None:
     """Write files below a folder; programs can be executed."""
     for name, text in files.items():
         path = f"{folder}/{name}"

@@ -104,7 +104,7 @@ def test_the_judge_and_its_descriptors_are_not_visible(grader: Grader) -> None:
 
 def test_the_environment_says_nothing(grader: Grader) -> None:
     printed = grader.printed("import os\nprint(os.environ, open('/proc/1/environ').read())")
-    assert SECRET not in printed and "MINIDOCKER" not in printed
+    assert "PATH" in printed and SECRET not in printed
 
 
 CALLS = {

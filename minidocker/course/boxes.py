@@ -49,7 +49,8 @@ class Room(NamedTuple):
 class Maker:
     """The judge's side of the process that makes boxes."""
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, pid: int) -> None:
+        self.pid = pid
         self._connection = connection
         self._connection.settimeout(_PATIENCE)
 
@@ -176,6 +177,7 @@ def _make(descriptors: list[int], limits: sandbox.Limits, program: bytes) -> Jso
     """Fork a box; return its number once it has said itself that it is one."""
     told, tell = os.pipe()
     mapped, map_it = os.pipe()
+    pid = 0
     try:
         pid = syscalls.clone(sandbox.BOX)
         if pid == 0:
@@ -187,14 +189,15 @@ def _make(descriptors: list[int], limits: sandbox.Limits, program: bytes) -> Jso
         os.write(map_it, b"x")
         said = _read(told)
     except OSError as error:
-        return {"trouble": str(error)}
+        said = str(error)
     finally:
         for fd in (told, mapped, map_it, tell):
             if fd >= 0:
                 os.close(fd)
     if said == "ready":
         return {"pid": pid}
-    _end(pid)
+    if pid:
+        _end(pid)
     return {"trouble": said or "it has ended before it was one"}
 
 

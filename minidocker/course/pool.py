@@ -60,6 +60,7 @@ class _Worker:
         self.began = self.deadline = time.monotonic()
         self.knows: tuple[str, str] | None = None  # the assignment whose tests it has
         self.started = False
+        images = sandbox.images()
         with theirs:
             self.process = subprocess.Popen(
                 [sys.executable, "-I", "-u", "-c", worker.PROGRAM, os.path.dirname(sandbox.PACKAGE)]
@@ -68,7 +69,7 @@ class _Worker:
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
                 cwd="/",
-                env={**_ENVIRONMENT, "HOME": "/tmp"},
+                env={**_ENVIRONMENT, "HOME": "/tmp", **({"MINIDOCKER_EMBEDDED": images.path} if images else {})},
                 start_new_session=True,
             )
         worker.send(self.connection, {"limits": list(limits)})

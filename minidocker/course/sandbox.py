@@ -24,18 +24,20 @@ from minidocker.container.mounting import Attach, attach_inside, restrict
 from minidocker.errors import StartError
 from minidocker.linux import capabilities, seccomp, syscalls, userns
 from minidocker.linux.syscalls import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_PRIVATE, MS_RDONLY, MS_REC
+from minidocker.registry import embedded
+from minidocker.registry.embedded import Embedded
 
 PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 ROOM = syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNS | syscalls.CLONE_NEWPID | syscalls.CLONE_NEWNET
 ROOM |= syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS
-BOX = ROOM | syscalls.CLONE_NEWCGROUP
+BOX = (ROOM & ~syscalls.CLONE_NEWNET) | syscalls.CLONE_NEWCGROUP
 
 _SYSTEM = (
     *("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc/ld.so.cache", "/etc/alternatives"),
     *("/etc/protocols", "/etc/services"),  # by which programs name numbers
 )
 _STAGES = ("/mnt", "/srv", "/media", "/opt", "/home")  # where the room's root is mounted until it is the root
-_DEVICES = ("null", "zero", "full", "random", "urandom")
+_DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 _LINKS = {f"/dev/{name}": f"/proc/self/fd/{number}" for number, name in enumerate(("stdin", "stdout", "stderr"))}
 _LINKS |= {"/dev/fd": "/proc/self/fd", "/dev/shm": "/tmp"}
 _FILES = {
@@ -66,10 +68,16 @@ class Limits(NamedTuple):
     descriptors: int = 1024
 
 
+def images() -> Embedded | None:
+    """Return the registry on this disk, whose images tests may build upon and run; None where there is none."""
+    return embedded.find(os.environ.get("MINIDOCKER_ROOT", ""))
+
+
 def trees() -> list[str]:
-    """Return the folders and files of this machine that a box shows: the system's, Python's, and this package."""
+    """Return the folders and files of this machine that a box shows: the system's, Python's, this package, images."""
     found: list[str] = []
-    for path in (*_SYSTEM, sys.base_prefix, sys.prefix, PACKAGE):
+    shown = images()
+    for path in (*_SYSTEM, sys.base_prefix, sys.prefix, PACKAGE, shown.path if shown else ""):
         if os.path.exists(path) and not _below(path, [one for one in found if not os.path.islink(one)]):
             found.append(path)
     return found
@@ -151,7 +159,10 @@ def enter_room(place: str) -> None:
     only a copy can become the root. /proc and /sys are not read-only, for a test's own may ask for no more than these
     have; what could be written there belongs to the machine's root, who is nobody here. Raises: OSError.
     """
+    from minidocker.container import network
+
     quiet = MS_NOSUID | MS_NODEV | MS_NOEXEC
+    network.bring_up_loopback()
     syscalls.mount("none", "/", flags=MS_REC | MS_PRIVATE)
     syscalls.mount(place, place, flags=MS_BIND | MS_REC)
     syscalls.mount("proc", f"{place}/proc", "proc", quiet)
@@ -214,15 +225,12 @@ def confine(limits: Limits, program: bytes) -> None:
 
     See: setrlimit(2), RLIMIT_NPROC; proc_pid_oom_score_adj(5).
     """
-    from minidocker.container import network
-
     if not program:
         raise OSError("there is no seccomp filter")
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
     os.setsid()
     syscalls.mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
     syscalls.sethostname("box")
-    network.bring_up_loopback()
     with open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")  # the first to go, where memory is short
     os.chdir("/tmp")

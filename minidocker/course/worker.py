@@ -18,6 +18,7 @@ import signal
 import socket
 import struct
 import sys
+import time
 import traceback
 from typing import Any, NamedTuple, NoReturn
 
@@ -163,13 +164,14 @@ def _be_judge(connection: socket.socket, plan: _Plan) -> NoReturn:
             sandbox.lay_out(plan.place)
         sandbox.enter_room(plan.place)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        if os.fork() == 0:
+        maker = os.fork()
+        if maker == 0:
             for fd in (connection.fileno(), ours.fileno(), plan.kills):
                 if fd >= 0:
                     os.close(fd)
             boxes.make(theirs, plan.limits, plan.programs)
         theirs.close()
-        room = Room(Maker(ours), sandbox.place_to_print(plan.limits), plan.limits, plan.kills)
+        room = Room(Maker(ours, maker), sandbox.place_to_print(plan.limits), plan.limits, plan.kills)
         send(connection, {"ready": plan.weaker})
         _serve(connection, room)
     except BaseException as error:  # noqa: BLE001, whatever it is, the pool has to be told
@@ -205,4 +207,17 @@ def _judged(exercise: Exercise, code: str, room: Room) -> Verdict:
         return judge(exercise, code, room.limits.seconds, lambda known: Boxed(known, room, namespaces))
     finally:
         os.chdir("/")
+        _clear(room.maker.pid)
         sandbox.drop_tmp()
+
+
+def _clear(maker: int) -> None:
+    """End whatever a test has left in the room, in which the judge is process 1. Raises: Trouble."""
+    deadline = time.monotonic() + 10
+    while left := {int(name) for name in os.listdir("/proc") if name.isdigit()} - {1, maker}:
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, os.WNOHANG)
+        if time.monotonic() > deadline:
+            raise Trouble(f"{len(left)} processes that a test has left cannot be ended")

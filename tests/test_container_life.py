@@ -434,7 +434,7 @@ def test_processor_limit(home: Engine) -> None:
     before, begun = used(), time.monotonic()
     time.sleep(2)
     share = (used() - before) / os.sysconf("SC_CLK_TCK") / (time.monotonic() - begun)
-    assert 0.1 < share < 0.33
+    assert 0.01 < share < 0.33  # a busy machine may give less than the limit, never more
 
 
 def test_init_reaps_orphans_and_hands_signals_on(home: Engine) -> None:

@@ -301,9 +301,12 @@ def test_a_commit_has_everything_stand_still(home: Minidocker, roots: Roots, mon
     count = Path(engine.containers.path(container.id, "upper", "count"))
 
     def is_moving() -> bool:
-        before = count.read_text()
-        time.sleep(0.3)
-        return before != count.read_text()
+        before, deadline = count.read_text(), time.monotonic() + 1.5
+        while count.read_text() in (before, ""):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.02)
+        return True
 
     moving, write_layer = [], layers.write_layer
 

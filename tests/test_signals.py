@@ -63,7 +63,7 @@ def test_init_reaps_orphans_and_passes_on_how_it_ended(home: Minidocker) -> None
 
 def test_zombies_are_left_to_a_process_1_that_does_not_wait(home: Minidocker) -> None:
     """The kernel's rule, and why there is --init: `sleep` adopts what its shell left and never waits for it."""
-    container = detached(home, "sh", "-c", "(sleep 0.1 & exec sleep 0.2) & exec sleep 100")
+    container = detached(home, "sh", "-c", "(sleep 1 & exec sleep 2) & exec sleep 100")
     wait_until(lambda: " Z " in home.ok("exec", container, "ps", "-o", "pid,stat,comm").replace("Z\n", "Z "))
 
 

@@ -145,7 +145,6 @@ def test_build(client: minidocker.client.Client, tmp_path: Path) -> None:
         client.images.build(path=str(tmp_path))
 
 
-@pytest.mark.root
 def children() -> set[str]:
     """Return the process ids of this process's children, those that have ended and were not waited for as well."""
     found: set[str] = set()
@@ -155,6 +154,7 @@ def children() -> set[str]:
     return found
 
 
+@pytest.mark.root
 def test_from_threads_and_beside_an_event_loop(client: minidocker.client.Client) -> None:
     """As a notebook's kernel does; and the calling process stays where and what it was."""
     before = {kind: os.readlink(f"/proc/self/ns/{kind}") for kind in os.listdir("/proc/self/ns")}
@@ -177,4 +177,4 @@ def test_from_threads_and_beside_an_event_loop(client: minidocker.client.Client)
     assert sorted(outputs) == [b"in a loop\n", *[b"x\n"] * 8]
     assert {kind: os.readlink(f"/proc/self/ns/{kind}") for kind in os.listdir("/proc/self/ns")} == before
     assert len(os.listdir("/proc/self/fd")) == descriptors
-    assert children() == ours  # no shim is our child
+    assert children() <= ours  # no shim is our child

@@ -217,6 +217,7 @@ BAD: dict[str, tuple[Notebook | bytes, str]] = {
     "no cells": (Notebook((), {}), "the notebook is empty"),
     "an old format": (b'{"nbformat": 3, "worksheets": []}', "notebook format 3 is not 4"),
     "another form of JSON": (b'["cells"]', "it is not a notebook"),
+    "many parts": (b"[" + b"[]," * 1_000_001 + b"[]]", "it has more than 1000000 parts"),
     "deep": (b"[" * 200_000, "it is not a notebook"),
     "no metadata": (Notebook((Cell("code", "1", {}, "a"),), {}), "none of its cells is one of the assignment's"),
 }
@@ -325,6 +326,22 @@ def test_a_students_own_folder_and_file_are_found(tmp_path: Any) -> None:
         assert [each.student for each in submission.find([f"{tmp_path}/{path}"], ["01_first"])] == ["lea"]
     twice = submission.find([f"{tmp_path}/kim", f"{tmp_path}/kim/01_first.ipynb"], ["01_first"])
     assert len(twice) == 1 and not twice[0].trouble
+
+
+def test_a_folder_that_cannot_be_read_is_one_students_trouble(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for path in ("abe", "kim"):
+        os.mkdir(f"{tmp_path}/{path}")
+        open(f"{tmp_path}/{path}/01_first.ipynb", "w").close()
+    listed = submission._listed
+
+    def refuse(path: str) -> tuple[list[str], list[str]]:
+        if path.endswith("abe"):
+            raise PermissionError(13, "Permission denied", path)
+        return listed(path)
+
+    monkeypatch.setattr(submission, "_listed", refuse)
+    found = submission.find([str(tmp_path)], ["01_first"])
+    assert [each.trouble for each in found] == ["its folder cannot be read: Permission denied", ""]
 
 
 def test_two_of_one_student_are_not_chosen_between(tmp_path: Any) -> None:
@@ -523,6 +540,27 @@ def test_in_cells_what_is_locked_is_restored(tmp_path: Any) -> None:
     )
 
 
+@pytest.mark.root
+def test_in_cells_a_box_does_the_same(tmp_path: Any) -> None:
+    got = of_plain_course(tmp_path, {"jupyter": f"print(__name__)\n{AREA}", "q2": "import os\nos._exit(0)"}, boxed=True)
+    assert (got.trouble, got.graded_by.mode) == ("", "cells")
+    assert states(got) == [("jupyter", "graded", 3.5), ("q2", "graded", 0)]
+    assert "exit status 0" in messages(got)["q2.q2_test"]
+    assert "__main__" in got.exercises[0].printed
+
+
+def test_the_teachers_notebook_can_be_named(pupils: Class, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = f"{pupils.folder}/elsewhere/hw 1.ipynb"
+    os.makedirs(os.path.dirname(path))
+    os.rename(f"{pupils.folder}/course/solutions/01_first.ipynb", path)
+    pupils.hand_in("kim.ipynb", pupils.with_code(body(HALF)))
+    rules = Rules(pupils.out)
+    course = Assignments(grade.known([], path), rules)
+    found = submission.find([f"{pupils.folder}/class"], course.names, "hw 1")
+    (got,) = grade.grade(found, course, rules, Unboxed)
+    assert (got.assignment, got.earned, got.graded_by.mode) == ("hw 1", 2, "functions")
+
+
 def test_in_cells_what_does_not_end_is_interrupted(tmp_path: Any) -> None:
     changes: dict[str, str | None] = {"jupyter": f"{AREA}\nwhile True: pass", "q2": "squares = [1, 4]"}
     got = of_plain_course(tmp_path, changes, limits=Limits(seconds=1))
@@ -605,11 +643,12 @@ def test_the_marks_are_printed_and_the_exit_code_says_whether_all_are_there(
     assert main.main(line) == 0
     assert capsys.readouterr().out == "kim  01_first  2 of 6\n"
     pupils.hand_in("abe.ipynb", b"hello")
+    line[2] = f"{pupils.folder}/class/out"  # which is not taken for a student's
     assert main.main(line) == 1
     said = capsys.readouterr()
     assert said.out == "abe  01_first  not graded\nkim  01_first  2 of 6\n"
     assert f"abe could not be graded: {pupils.folder}/class/abe.ipynb: it is not a notebook" in said.err
-    with open(f"{pupils.out}/marks.csv") as file:
+    with open(f"{line[2]}/marks.csv") as file:
         assert len(file.readlines()) == 3
 
 

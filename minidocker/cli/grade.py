@@ -77,6 +77,7 @@ def _wanted(call: Call) -> "tuple[list[Found], Assignments, Rules]":
     if name:
         course.get(name)
     found = submission.find(call.words, paths, name)
+    found = [each for each in found if not f"{os.path.abspath(each.file)}/".startswith(f"{rules.out}/")]
     if not found:
         raise MinidockerError(f"there is no notebook in {', '.join(call.words)}")
     return found, course, rules

@@ -4,6 +4,7 @@ One JSON file a submission, OUT/results/STUDENT/ASSIGNMENT.json; docs/grading.md
 a file whose `schema` it does not know; new fields may be added without a new number.
 """
 
+import contextlib
 import json
 import os
 from collections.abc import Iterator
@@ -149,8 +150,10 @@ def forget_others(out: str, result: Result) -> None:
     folder = os.path.dirname(mine)
     for name in os.listdir(folder):
         other = f"{folder}/{name}"
-        if other != mine and name.endswith(".json") and not name.startswith(".") and read(other).file == result.file:
-            os.unlink(other)
+        if other != mine and name.endswith(".json") and not name.startswith("."):
+            with contextlib.suppress(NotAResult):
+                if read(other).file == result.file:
+                    os.unlink(other)
 
 
 def write_json(file: str, fields: Json) -> None:

@@ -21,6 +21,7 @@ from minidocker.course.result import MISSING, NOT_WRITTEN
 from minidocker.errors import MinidockerError
 
 MOST = 32 << 20  # bytes of a notebook
+_MOST_PARTS = 1_000_000  # lists and objects in its JSON, each of which takes a hundred times its size in memory
 _MOST_CODE = 1 << 20  # characters of all its code
 
 
@@ -93,12 +94,16 @@ def _in_folder(path: str, names: set[str], wanted: str) -> list[Found]:
 
 def _of_student(student: str, folder: str, names: set[str], wanted: str) -> list[Found]:
     """Return the assignments in a student's folder; at least one entry, with the trouble where there is none."""
-    files, folders = _listed(folder)
-    found = [(name.removesuffix(".ipynb"), f"{folder}/{name}") for name in files]
-    for inner in folders:
-        for name in _listed(f"{folder}/{inner}")[0]:
-            stem = name.removesuffix(".ipynb")
-            found.append((stem if stem == inner or stem in names else f"{inner}-{stem}", f"{folder}/{inner}/{name}"))
+    try:
+        files, folders = _listed(folder)
+        found = [(name.removesuffix(".ipynb"), f"{folder}/{name}") for name in files]
+        for inner in folders:
+            for name in _listed(f"{folder}/{inner}")[0]:
+                stem = name.removesuffix(".ipynb")
+                full = stem if stem == inner or stem in names else f"{inner}-{stem}"
+                found.append((full, f"{folder}/{inner}/{name}"))
+    except OSError as error:
+        return [Found(student, wanted, folder, f"its folder cannot be read: {error.strerror}")]
     fitting = [Found(student, stem, file) for stem, file in found if stem in names]
     if fitting:
         return fitting
@@ -139,6 +144,8 @@ def content(path: str) -> bytes:
 
 def parsed(data: bytes) -> Notebook:
     """Return the notebook in a file's content. Raises: MinidockerError in words."""
+    if data.count(b"{") + data.count(b"[") > _MOST_PARTS:
+        raise MinidockerError(f"it has more than {_MOST_PARTS} parts: clear its outputs")
     book = notebooks.from_bytes(data, "it")
     if not any(cell.source.strip() for cell in book.cells):
         raise MinidockerError("the notebook is empty")

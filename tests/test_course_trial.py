@@ -84,6 +84,13 @@ def test_what_a_run_may_not_do_fails_and_leaves_nothing(command: str) -> None:
 
 @pytest.mark.root
 @pytest.mark.usefixtures("own_folder")
+def test_a_flood_of_output_ends_the_build() -> None:
+    assert "prints more than a megabyte" in trial.try_out("FROM busybox\nRUN yes\n", "").problem
+    assert left() == []
+
+
+@pytest.mark.root
+@pytest.mark.usefixtures("own_folder")
 def test_what_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trial, "SECONDS", 8.0)
     assert "took more than" in trial.try_out("FROM busybox\nRUN sleep 1000\n", "").problem

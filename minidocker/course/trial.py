@@ -6,6 +6,7 @@ little time, and all in a process of its own that is killed when it takes too lo
 
 import contextlib
 import functools
+import io
 import json
 import os
 import shutil
@@ -19,13 +20,13 @@ from typing import Any, NamedTuple
 
 from minidocker.build import dockerfile as dockerfiles
 from minidocker.build.filesteps import Add, Copy, Run
-from minidocker.errors import MinidockerError
+from minidocker.errors import BuildError, MinidockerError
 
 BASE = "busybox"
 PORT = 8080
 SECONDS = 20.0
 _PROGRAM = "import sys; sys.path.insert(0, sys.argv[1]); from minidocker.course import trial; trial.main()"
-_MEMORY, _PIDS, _FILE = 64 << 20, 64, 8 << 20
+_MEMORY, _PIDS, _FILE, _DISK, _PRINTED = 64 << 20, 64, 8 << 20, 1 << 30, 1 << 20
 _SECRET = "correct-horse-battery-staple"
 _STAMP = "/proc/sys/kernel/random/uuid"
 INSTALL = f"""\
@@ -82,7 +83,7 @@ def try_out(dockerfile: str, dockerignore: str) -> Trial:
         write(context, {**CONTEXT, "Dockerfile": dockerfile, ".dockerignore": dockerignore})
         answer = _apart(["try", root, run, context], SECONDS)
     if answer is None:
-        return Trial(f"the build and the first looks at it took more than {SECONDS:g} seconds")
+        return Trial(f"building and looking at it took more than {SECONDS:g} seconds, or a gigabyte of the disk")
     visits = {name: Visit(*answer[name]) for name in ("first", "page_changed", "needs_changed") if answer.get(name)}
     return Trial(**{**answer, **visits})
 
@@ -128,15 +129,25 @@ def engine() -> Iterator[tuple[str, str]]:
 def _apart(words: list[str], seconds: float) -> Any:
     """Do a part of the work in a process of its own; return what it reports, None where it took too long."""
     process = start_process(words)
-    try:
-        out, errors = process.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        return None
+    deadline, free = time.monotonic() + seconds, _free_space()
+    while True:
+        try:
+            out, errors = process.communicate(timeout=0.5)
+            break
+        except subprocess.TimeoutExpired:
+            if time.monotonic() > deadline or free - _free_space() > _DISK:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.communicate()
+                return None
     if process.returncode:
         raise MinidockerError(f"the engine of this check does not work: {errors.strip()[-500:]}")
     return json.loads(out)
+
+
+def _free_space() -> int:
+    """Return how many bytes are free where trials keep their files."""
+    status = os.statvfs(tempfile.gettempdir())
+    return status.f_bavail * status.f_frsize
 
 
 def start_process(words: list[str]) -> "subprocess.Popen[str]":
@@ -234,10 +245,22 @@ def is_root() -> bool:
 
 
 def _build(client: Any, context: str, found: dict[str, Any]) -> Any:
-    """Build the context as it is now; keep what the first build has printed."""
-    image, lines = client.images.build(context, tag="web", network_mode="none")
-    found.setdefault("log", "".join(line["stream"] for line in lines))
-    return image
+    """Build the context as it is now; keep what the first build has printed. Raises: BuildError, also for a flood."""
+    from minidocker import engine as stories
+    from minidocker.build.builder import BuildOptions
+
+    printed = io.StringIO()
+
+    def take(text: str) -> None:
+        printed.write(text)
+        if printed.tell() > _PRINTED:
+            raise BuildError("the build prints more than a megabyte")
+
+    with open(f"{context}/Dockerfile", encoding="utf-8", errors="surrogateescape") as file:
+        options = BuildOptions(file.read(), f"{context}/Dockerfile", tags=("web",), network="none")
+    stories.build(client.engine, context, options, take)
+    found.setdefault("log", printed.getvalue())
+    return client.images.get("web")
 
 
 def _contents(root: str, layers: list[str]) -> tuple[list[str], list[str]]:

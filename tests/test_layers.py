@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import tarfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -496,3 +497,37 @@ def test_a_path_is_opened_whatever_moves_meanwhile(tmp_path: Path) -> None:
         mover.kill()
         mover.wait()
         os.close(root)
+
+
+def test_reading_ahead_gives_the_same_pieces_and_their_digest() -> None:
+    reader = TarReader(iter([WHOLE[:700], WHOLE[700:]]))
+    with reader.reading_ahead():
+        assert [found.name for found in reader.members()] == ["a", "b" * 150, "c"]
+        assert reader.finish() == digest_of(WHOLE)
+
+
+def test_what_goes_wrong_ahead_is_raised_where_the_pieces_are_used() -> None:
+    def broken() -> Iterator[bytes]:
+        yield WHOLE[:512]
+        raise UnsafeLayer("cut off")
+
+    reader = TarReader(broken())
+    with pytest.raises(UnsafeLayer, match="cut off"), reader.reading_ahead():
+        reader.finish()
+
+
+def test_reading_ahead_stops_with_who_reads() -> None:
+    before = threading.active_count()
+    used = 0
+
+    def endless() -> Iterator[bytes]:
+        nonlocal used
+        while True:
+            used += 1
+            yield bytes(512)
+
+    reader = TarReader(endless())
+    with reader.reading_ahead():
+        reader.read(512)
+    assert threading.active_count() == before
+    assert used < 100

@@ -256,8 +256,9 @@ class ImageStore:
                 news = Progress(short_id(digest), "Extracting", 0, self.layout.blob_size(digest))
                 pieces = layers.decompressed(blob)
                 reader = layers.TarReader(pieces, lambda: report(news._replace(current=blob.tell())))
-                size = layers.unpack(reader, folder)
-                found = reader.finish()
+                with reader.reading_ahead():
+                    size = layers.unpack(reader, folder)
+                    found = reader.finish()
             if found != diff_id:
                 raise DigestMismatch(f"layer {digest} unpacks to {found}, but its image says {diff_id}")
             return size

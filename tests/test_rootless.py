@@ -566,6 +566,16 @@ def test_doctor_tells_what_is_missing(user: Ordinary, single: Ordinary) -> None:
     assert "usermod --add-subuids" in lacking
 
 
+def test_doctor_says_the_same_of_the_user_inside_unshare(user: Ordinary) -> None:
+    """There the user is root, by what geteuid(2) says, and has no more control groups than before."""
+    outside = user.ok("doctor").splitlines()
+    inside = user.ok("unshare", *user.minidocker, "doctor").splitlines()
+    assert f"ok       root: no, user {user.account.pw_uid}, who is root in this user namespace only" in inside
+    told = [[line.split(":")[0] for line in lines if not line.startswith(" ")] for lines in (outside, inside)]
+    assert told[0] == told[1]
+    assert "mount -t cgroup2" not in "".join(inside)
+
+
 def test_explained_steps_name_the_namespace(fresh: Ordinary) -> None:
     done = fresh("--explain", "run", "--rm", "busybox", "true")
     assert done.returncode == 0, done.stderr

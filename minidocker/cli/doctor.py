@@ -49,24 +49,28 @@ def findings(engine: "Engine") -> Iterator[Finding]:
     """Make every check, one after the other."""
     from minidocker.cli import doctor_user
 
-    for check in (_root, _kernel, _namespaces, _user_namespaces):
+    user = machine.ordinary_user(engine.run)
+    yield _root(user)
+    for check in (_kernel, _namespaces, _user_namespaces):
         yield check()
     yield _overlay(engine.root)
-    if os.geteuid() == 0:
+    if user == 0:
         yield from _cgroups()
     for check in (_nft, _links, _forwarding, _seccomp):
         yield check()
-    yield from doctor_user.findings()
+    yield from doctor_user.findings(user)
     yield _space(engine.root)
     yield _hub()
     yield _embedded(engine.root)
     yield _others()
 
 
-def _root() -> Finding:
+def _root(user: int) -> Finding:
     """Say who asks. Nobody needs to be root: others have a user namespace, which is the next check but two."""
-    fact = "yes" if os.geteuid() == 0 else f"no, user {os.geteuid()}, whose containers live in a user namespace"
-    return Finding("root", True, fact)
+    inside = (
+        "who is root in this user namespace only" if os.geteuid() == 0 else "whose containers live in a user namespace"
+    )
+    return Finding("root", True, f"no, user {user}, {inside}" if user else "yes")
 
 
 def _kernel() -> Finding:

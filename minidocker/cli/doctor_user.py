@@ -13,26 +13,25 @@ from minidocker.cli.doctor import Finding
 _DELEGATED = "/sys/fs/cgroup/user.slice/user-{uid}.slice/user@{uid}.service/cgroup.controllers"
 
 
-def findings() -> Iterator[Finding]:
-    """Check for the user who asks; for root, what can be said of everybody."""
-    root = os.geteuid() == 0
-    if not root:
-        yield _subordinate_ids()
+def findings(uid: int) -> Iterator[Finding]:
+    """Check for the user who asks, by the machine's number; for root, what can be said of everybody."""
+    if uid:
+        yield _subordinate_ids(uid)
     yield _tool("newuidmap", "uidmap", "an ordinary user's containers have one user only")
     network = "an ordinary user's containers have no network but --network none and host"
     yield _tool("slirp4netns", "slirp4netns", network)
     yield _tun(network)
-    if not root:
-        yield _delegation()
+    if uid:
+        yield _delegation(uid)
 
 
-def _subordinate_ids() -> Finding:
+def _subordinate_ids(uid: int) -> Finding:
     import pwd
 
     from minidocker.container import rootless
 
-    user = pwd.getpwuid(os.getuid()).pw_name
-    counts = [rootless.subordinate(f"/etc/{name}", user, os.getuid())[1] for name in ("subuid", "subgid")]
+    user = pwd.getpwuid(uid).pw_name
+    counts = [rootless.subordinate(f"/etc/{name}", user, uid)[1] for name in ("subuid", "subgid")]
     fact = f"{min(counts)} for {user}" if min(counts) else f"{user} has none in /etc/subuid and /etc/subgid"
     cost = "a container has one user only: all files are that user's; run --user and many packages do not work"
     cure = f"as root: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}"
@@ -53,9 +52,9 @@ def _tun(cost: str) -> Finding:
     return Finding(path, good, fact, cost, cure)
 
 
-def _delegation() -> Finding:
+def _delegation(uid: int) -> Finding:
     """Look what this user's own systemd was handed down. See: systemd.resource-control(5), Delegate=."""
-    handed = machine.first_line(_DELEGATED.format(uid=os.getuid())).split()
+    handed = machine.first_line(_DELEGATED.format(uid=uid)).split()
     lacking = [name for name in ("memory", "pids", "cpu") if name not in handed]
     fact = f"systemd lets this user limit {', '.join(handed)}" if handed else "nobody lets this user set limits"
     if lacking and handed:

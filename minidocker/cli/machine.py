@@ -33,6 +33,19 @@ def cgroups() -> Groups:
         return Groups(2, file.read().split(), "systemd" if with_systemd else "cgroupfs")
 
 
+def ordinary_user(run: str) -> int:
+    """Return the machine's number of the ordinary user who asks, 0 for root.
+
+    Inside `minidocker unshare` geteuid(2) says 0, too. See: user_namespaces(7), uid_map.
+    """
+    from minidocker.container import rootless
+    from minidocker.linux import userns
+
+    if os.geteuid() == 0 and rootless.is_kept(run):
+        return next(outside for inside, outside, _ in userns.id_map() if inside == 0)
+    return os.geteuid()
+
+
 def filesystem(path: str) -> str:
     """Return the kind of filesystem that `path`, or what will hold it, is on.
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from minidocker import progress
-from minidocker.container.options import ExecOptions, RunOptions
 from minidocker.container.records import Container, Containers
 from minidocker.errors import ContainerNotFound, ImageNotFound, InvalidArgument, MinidockerError
 from minidocker.image.store import Image, ImageStore, Usage
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from minidocker.build.builder import BuildOptions
     from minidocker.container.attach import Attachment
     from minidocker.container.logs import LogLine
+    from minidocker.container.options import ExecOptions, RunOptions
     from minidocker.image.overlay import Change
     from minidocker.registry.transfer import Fetched, Sent
     from minidocker.upkeep import DiskUsage
@@ -130,7 +130,7 @@ def commit(
 
 
 def create(
-    engine: Engine, image_name: str, options: RunOptions, report: Report = progress.silent, container_id: str = ""
+    engine: Engine, image_name: str, options: "RunOptions", report: Report = progress.silent, container_id: str = ""
 ) -> Container:
     """Make a container of an image, which is pulled when it is not here. It does not run yet.
 
@@ -159,7 +159,7 @@ def find_or_pull(engine: Engine, name: str, platform: str = "", report: Report =
 
 
 def run(
-    engine: Engine, image_name: str, options: RunOptions, report: Report = progress.silent, container_id: str = ""
+    engine: Engine, image_name: str, options: "RunOptions", report: Report = progress.silent, container_id: str = ""
 ) -> "tuple[Container, Attachment | None]":
     """Create a container and start it; stay attached unless it is to be detached.
 
@@ -195,7 +195,7 @@ def attach(engine: Engine, container: Container) -> "Attachment":
     return lifecycle.connect(engine.containers, container)
 
 
-def execute(engine: Engine, container: Container, options: ExecOptions) -> "Attachment | None":
+def execute(engine: Engine, container: Container, options: "ExecOptions") -> "Attachment | None":
     """Run one more program in a running container."""
     from minidocker.container import lifecycle
 

@@ -1,6 +1,7 @@
 """What a container is to be, worked out without doing it: options, specs, plans, identities. Needs no root."""
 
 import json
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -410,7 +411,7 @@ def test_a_frame_larger_than_any_of_ours() -> None:
 
 def test_made_up_names_are_names() -> None:
     for attempt in (0, 1):
-        assert records._NAME.fullmatch(names.random_name(attempt))
+        assert re.fullmatch(records._NAME, names.random_name(attempt))
 
 
 @pytest.fixture

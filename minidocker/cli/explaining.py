@@ -23,7 +23,9 @@ def show(kernel: str, shell: str) -> None:
     colour = sys.stderr.isatty() and "NO_COLOR" not in os.environ
     text = layout(kernel, shell)
     try:
-        print(f"\033[2m{text}\033[0m" if colour else text, file=sys.stderr, flush=True)
+        # With its newline in one write: steps are taken side by side, and must not share a line.
+        sys.stderr.write(f"\033[2m{text}\033[0m\n" if colour else f"{text}\n")
+        sys.stderr.flush()
     except OSError:  # nobody reads any more: the steps go on all the same
         explain.listen(None)
 

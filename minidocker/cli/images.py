@@ -44,10 +44,12 @@ def images(call: Call) -> int:
     found = [image for image in found if _fits(store, image, wanted)]
     now = time.time()
     rows = []
+    patterns = [*call.words, *wanted.get("reference", ())]
     for image in found:
+        facts = fields(image, now, not call["no-trunc"])
         for repository, tag, digest in names(image, call["digests"]):
-            if _is_named(repository, tag, [*call.words, *wanted.get("reference", ())]):
-                rows.append(fields(image, repository, tag, digest, now, not call["no-trunc"]))
+            if _is_named(repository, tag, patterns):
+                rows.append({**facts, "Repository": repository, "Tag": tag, "Digest": digest})
     if call["quiet"] and not call["format"]:
         sys.stdout.write("".join(f"{row['ID']}\n" for row in rows))
         return 0
@@ -56,17 +58,15 @@ def images(call: Call) -> int:
     return 0
 
 
-def fields(image: Any, repository: str, tag: str, digest: str, now: float, cut: bool) -> dict[str, str]:
-    """Return what the columns say of an image under one of its names."""
+def fields(image: Any, now: float, cut: bool) -> dict[str, str]:
+    """Return what the columns say of an image, whatever its name."""
+    size = human.size(image.size)
     return {
         "ID": image.short_id if cut else image.id,
-        "Repository": repository,
-        "Tag": tag,
-        "Digest": digest,
         "CreatedSince": human.ago(image.created, now),
         "CreatedAt": human.local_time(image.created),
-        "Size": human.size(image.size),
-        "VirtualSize": human.size(image.size),
+        "Size": size,
+        "VirtualSize": size,
         "SharedSize": "N/A",
         "UniqueSize": "N/A",
         "Containers": "N/A",

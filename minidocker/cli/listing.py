@@ -46,7 +46,8 @@ def ps(call: Call) -> int:
     latest = 1 if call["latest"] else call["last"]
     if not (call["all"] or latest > 0 or wanted.keys() & {"status", "exited"}):
         containers = [container for container in containers if container.running]
-    containers = [container for container in containers if _fits(container, wanted, engine)]
+    if wanted:
+        containers = [container for container in containers if _fits(container, wanted, engine)]
     if latest > 0:
         containers = containers[:latest]
     if call["quiet"] and not call["format"]:

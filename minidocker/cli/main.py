@@ -4,7 +4,6 @@ Exit codes are docker's: 1 for what could not be done, 125 for an option that is
 126 and 127 for a program that cannot be run or is not there, 128+n for one that a signal ended, else the program's own.
 """
 
-import gc
 import os
 import sys
 from importlib import import_module
@@ -30,7 +29,6 @@ from minidocker.errors import BuildError, MinidockerError, NetworkError, StartEr
 
 INTERRUPTED = 130
 FAILED = 1
-_FEW_COLLECTIONS = 50_000  # objects between two searches for garbage: those during the imports took 4 ms
 NOT_EXECUTED = 126  # docker's one code for all that `exec` cannot run
 
 OPTIONS = (
@@ -57,7 +55,6 @@ def entry() -> None:
     Ctrl-c before this is answered by Python itself, which may show a traceback; after this it changes nothing any more.
     """
     try:
-        gc.set_threshold(_FEW_COLLECTIONS)
         interrupt.listen()
         _open_missing_streams()
         code = main(sys.argv[1:])

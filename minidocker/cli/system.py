@@ -200,8 +200,9 @@ def _print_details(
     used = [container.image_id for container in containers]
     lines = []
     for image in images:
+        facts = pictures.fields(image, now, cut=True)
         for name in pictures.names(image, with_digests=False):
-            row = pictures.fields(image, *name, now=now, cut=True)
+            row = {**facts, "Repository": name[0], "Tag": name[1]}
             lines.append([*(row[column] for column in pictures.SHOWN), str(used.count(image.id))])
     titles = [pictures.HEADERS[column] for column in pictures.SHOWN]
     print(f"\nImages space usage:\n\n{tables.columns([[*titles, 'CONTAINERS'], *lines])}")

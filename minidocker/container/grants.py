@@ -14,7 +14,7 @@ from minidocker import explain
 from minidocker.container.spec import Device, Ulimit
 from minidocker.errors import InvalidArgument, StartError
 
-_ULIMIT = re.compile(r"([a-z]+)=(-1|\d+)(?::(-1|\d+))?")
+_ULIMIT = r"([a-z]+)=(-1|\d+)(?::(-1|\d+))?"
 _ULIMITS = (
     *("as", "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss"),
     *("rtprio", "rttime", "sigpending", "stack"),
@@ -24,7 +24,7 @@ _IPC_SYSCTLS = (
     *("kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall", "kernel.shmmax"),
     *("kernel.shmmni", "kernel.shm_rmid_forced"),
 )
-_SYSCTL_NAME = re.compile(r"[a-z0-9_]+(?:[./][A-Za-z0-9_-]+)+")
+_SYSCTL_NAME = r"[a-z0-9_]+(?:[./][A-Za-z0-9_-]+)+"
 
 
 def parse_device(text: str) -> Device:
@@ -49,7 +49,7 @@ def parse_ulimit(text: str) -> Ulimit:
 
     Raises: InvalidArgument, in docker's words.
     """
-    match = _ULIMIT.fullmatch(text)
+    match = re.fullmatch(_ULIMIT, text)
     if not match:
         raise InvalidArgument(f"invalid ulimit argument: {text}")
     name, soft = match[1], int(match[2])
@@ -68,7 +68,7 @@ def parse_sysctl(text: str) -> tuple[str, str]:
     """
     name, equals, value = text.partition("=")
     own = name in _IPC_SYSCTLS or name.startswith(("net.", "fs.mqueue."))
-    if not equals or not own or not _SYSCTL_NAME.fullmatch(name):
+    if not equals or not own or not re.fullmatch(_SYSCTL_NAME, name):
         raise InvalidArgument(f"sysctl '{text}' is not allowed")
     return name, value
 

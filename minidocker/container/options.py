@@ -75,8 +75,8 @@ class ExecOptions(NamedTuple):
     privileged: bool = False
 
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([bkmgtp]?)(?:i?b)?", re.IGNORECASE)
-_VOLUME_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
+_SIZE = r"(\d+(?:\.\d+)?) ?([bkmgtp]?)(?:i?b)?"
+_VOLUME_NAME = r"[a-zA-Z0-9][a-zA-Z0-9_.-]+"
 # More memory than there is means no limit to the kernel; less than this cannot hold a process's first pages.
 SMALLEST_MEMORY = 6 * 1024 * 1024
 
@@ -86,7 +86,7 @@ def parse_size(text: str) -> int:
 
     Raises: InvalidArgument, in docker's words.
     """
-    match = _SIZE.fullmatch(text.strip())
+    match = re.fullmatch(_SIZE, text.strip(), re.IGNORECASE)
     if not match:
         raise InvalidArgument(f"invalid size: '{text}': write a number and a unit, as in 512m or 1g")
     return int(float(match[1]) * 1024 ** "bkmgtp".index(match[2].lower() or "b"))
@@ -171,7 +171,7 @@ def parse_volume(text: str) -> Mount:
         raise InvalidArgument(f"invalid volume specification: '{text}': destination can't be '/'")
     if source.startswith("/"):
         return Mount("bind", source, target, "ro" in modes)
-    if source and not _VOLUME_NAME.fullmatch(source):
+    if source and not re.fullmatch(_VOLUME_NAME, source):
         raise InvalidArgument(
             f'create {source}: "{source}" includes invalid characters for a local volume name, only '
             '"[a-zA-Z0-9][a-zA-Z0-9_.-]" are allowed. If you intended to pass a host directory, use absolute path'

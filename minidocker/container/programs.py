@@ -11,7 +11,7 @@ from minidocker.linux import interpreter
 # While it imports there is no garbage to be found, and what it has then stays: to look through it took 5 ms in all, and
 # each process that forked from it a copy of what was looked at. For the same reason nothing is taken apart at the end.
 _PROGRAM = (
-    "import gc, os, sys; gc.disable(); sys.path.insert(0, sys.argv[1]); {1}from minidocker.container import {0}; "
+    "import gc, os, sys; gc.disable(); sys.path.append(sys.argv[1]); {1}from minidocker.container import {0}; "
     "gc.freeze(); gc.enable(); {0}.main(); os._exit(0)"
 )
 

@@ -16,8 +16,8 @@ MOST_LAYERS = 125  # docker's; a kernel stacks 500
 _TEXTS = ("User", "WorkingDir", "StopSignal", "Hostname", "Domainname", "Image")
 _LISTS = ("Env", "Cmd", "Entrypoint", "OnBuild", "Shell")
 # Half a character, as JSON can have it. Those of Python's surrogateescape stand for bytes that are not UTF-8.
-_BROKEN = re.compile("[\0\ud800-\udc7f\udd00-\udfff]")
-_PORT = re.compile(r"([0-9]{1,5})(?:/(?:tcp|udp|sctp))?")
+_BROKEN = "[\0\ud800-\udc7f\udd00-\udfff]"
+_PORT = r"([0-9]{1,5})(?:/(?:tcp|udp|sctp))?"
 
 
 def check(raw: Json) -> None:
@@ -45,7 +45,7 @@ def check(raw: Json) -> None:
 
 
 def _port(text: str) -> None:
-    match = _PORT.fullmatch(text)
+    match = re.fullmatch(_PORT, text)
     if match is None or int(match[1]) > 65535:
         raise InvalidManifest(f"the exposed port {text[:80]!r} is none: expected a number, and /tcp, /udp or /sctp")
 
@@ -61,5 +61,5 @@ def _text(value: object, what: str) -> None:
     """Raise `InvalidManifest` for what is no text, or a text that no file name or argument can be."""
     if value is not None and not isinstance(value, str):
         raise InvalidManifest(f"{what[:80]} is not a string: {str(value)[:80]!r}")
-    if value is not None and _BROKEN.search(value):
+    if value is not None and re.search(_BROKEN, value):
         raise InvalidManifest(f"{what[:80]} has a NUL or half a character in it: {value[:80]!r}")

@@ -81,6 +81,7 @@ def push_and_pull(theirs: Minidocker, tmp_path: Any) -> None:
         theirs.ok("push", f"{name}/it")
         theirs.ok("rmi", f"{name}/it", "it:2")
         assert theirs.ok("run", "--rm", f"{name}/it", "cat", "/new") == "new"
+        assert "Image is up to date" in theirs.ok("pull", "--all-tags", f"{name}/it")
         theirs.ok("logout", name)
     finally:
         server.terminate()

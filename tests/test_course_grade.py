@@ -711,8 +711,14 @@ def test_a_class_that_was_killed_ten_times_gets_the_marks_of_one_that_was_not(tm
         while len(kept(f"{tmp_path}/out/cache")) < enough and running.poll() is None and time.monotonic() < deadline:
             time.sleep(0.01)
         time.sleep(chance.random() / 5)
+        with open(f"/proc/{running.pid}/task/{running.pid}/children") as file:
+            workers = file.read().split()
         running.send_signal(signal.SIGKILL)
         assert running.wait() == -signal.SIGKILL
+        deadline = time.monotonic() + 20
+        while any(os.path.exists(f"/proc/{pid}") for pid in workers):
+            assert time.monotonic() < deadline, "a judge has outlived its grader"
+            time.sleep(0.01)
         before, seen = seen, kept(f"{tmp_path}/out/cache")
         assert before.items() <= seen.items()  # nothing was judged a second time
     assert 0 < len(seen) < 200

@@ -51,7 +51,7 @@ class GradedBy(NamedTuple):
     """By what it was graded, to be able to say later why the marks are what they are.
 
     `mode` "functions": the tests ran in another process than the learner's code. "cells" and "notebook": in the same
-    one, so that the code could have seen them. `seconds` is what grading took, 0 for what had been graded before.
+    one, so that the code could have seen them. `seconds` is what judging took, also where it was kept from before.
     """
 
     minidocker: str

@@ -149,9 +149,10 @@ def main(words: list[str]) -> int:
             print("JupyterLab has ended.")
             return code
         except KeyboardInterrupt:
+            print("\nClosing …", flush=True)
             if lab:
                 end(lab)
-            print("\nThe course is closed.")
+            print("The course is closed.")
             return 0
 
 

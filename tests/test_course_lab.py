@@ -99,6 +99,10 @@ def test_show_gives_the_live_source() -> None:
     assert "highlight" in show("minidocker.image.oci.Index.choose")._repr_html_()
 
 
+def test_what_is_wrapped_is_shown_where_it_stands() -> None:
+    assert show("minidocker.registry.transfer.in_words_of_pull").title.startswith("minidocker/registry/transfer.py")
+
+
 @pytest.mark.parametrize("name", ["minidocker.nothing", "minidocker.image.oci.Index.nothing", "nothing.at.all"])
 def test_a_stale_name_is_an_error(name: str) -> None:
     with pytest.raises(NoSuchSymbol, match="nothing"):

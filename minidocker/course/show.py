@@ -68,7 +68,8 @@ def resolve(name: str) -> Any:
 
 def _source(thing: Any) -> tuple[str, str]:
     """Return where a thing stands, and its text."""
-    target: Any = inspect.unwrap(thing.fget if isinstance(thing, property) else thing)
+    target: Any = thing.fget if isinstance(thing, property) else thing
+    target = inspect.unwrap(target)
     try:
         path = inspect.getsourcefile(target) or ""
         lines, first = inspect.getsourcelines(target)

@@ -23,6 +23,7 @@ from minidocker.course.judge import judge
 from minidocker.course.notebook import Cell, Notebook
 from minidocker.course.pool import Done, Job, Limits, Pool, exercises
 from minidocker.course.result import Result
+from minidocker.errors import MinidockerError
 
 RIGHT, HALF, WRONG = "return 2 * number", "return min(2 * number, 100)", "return number"
 TESTS = {
@@ -324,6 +325,7 @@ def test_a_students_own_folder_and_file_are_found(tmp_path: Any) -> None:
         assert [each.student for each in submission.find([f"{tmp_path}/{path}"], ["01_first"])] == ["kim"]
     for path in ("submitted/lea", "submitted/lea/01_first", "submitted/lea/01_first/01_first.ipynb"):
         assert [each.student for each in submission.find([f"{tmp_path}/{path}"], ["01_first"])] == ["lea"]
+    assert submission.find([f"{tmp_path}/kim/01_first.ipynb"], [], "02_second")[0].assignment == "02_second"
     twice = submission.find([f"{tmp_path}/kim", f"{tmp_path}/kim/01_first.ipynb"], ["01_first"])
     assert len(twice) == 1 and not twice[0].trouble
 
@@ -486,6 +488,7 @@ def plain_course(folder: Any) -> str:
 
 
 def of_plain_course(tmp_path: Any, changes: dict[str, str | None], boxed: bool = False, **rules: Any) -> Result:
+    tmp_path = f"{tmp_path}/.courses"
     from minidocker.course.generate import exercise_notebook
 
     source = plain_course(tmp_path)
@@ -495,6 +498,8 @@ def of_plain_course(tmp_path: Any, changes: dict[str, str | None], boxed: bool =
         for each in book.cells
         if (changed := changes.get(each.grade_id, each.source)) is not None
     ]
+    os.makedirs(f"{tmp_path}/source/ps1/.ipynb_checkpoints")
+    open(f"{tmp_path}/source/ps1/.ipynb_checkpoints/problem1.ipynb", "w").close()
     os.makedirs(f"{tmp_path}/submitted/kim/ps1")
     notebook.write(f"{tmp_path}/submitted/kim/ps1/problem1.ipynb", Notebook(tuple(cells), {}))
     made = Rules(f"{tmp_path}/out", **rules)
@@ -565,6 +570,12 @@ def test_in_cells_what_does_not_end_is_interrupted(tmp_path: Any) -> None:
     changes: dict[str, str | None] = {"jupyter": f"{AREA}\nwhile True: pass", "q2": "squares = [1, 4]"}
     got = of_plain_course(tmp_path, changes, limits=Limits(seconds=1))
     assert got.earned == 4.5  # what was defined before is there
+
+
+def test_in_fidelity_mode_nobody_loses_points_for_an_engine_that_has_no_place_in_a_box(tmp_path: Any) -> None:
+    make_course(str(tmp_path), exercise_cells(TESTS), setup="from minidocker.course.trial import try_out")
+    with pytest.raises(MinidockerError, match="start an engine"):
+        assignment.load("01_first", f"{tmp_path}/solutions/01_first.ipynb", f"{tmp_path}/work", fidelity=True)
 
 
 def test_a_notebook_without_marks_is_no_assignment(tmp_path: Any) -> None:

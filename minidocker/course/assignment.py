@@ -20,6 +20,7 @@ from minidocker.errors import MinidockerError
 
 FUNCTIONS, CELLS, NOTEBOOK = "functions", "cells", "notebook"
 WHOLE = "notebook"  # the exercise that a notebook of another form becomes
+_ENGINE = "minidocker.course.trial"  # what starts an engine imports it
 _HEADING = re.compile(r"^#{1,6} +(.+?) *#*$", re.MULTILINE)
 
 
@@ -73,7 +74,7 @@ class Assignment(NamedTuple):
 def load(name: str, path: str, work: str, fidelity: bool = False) -> Assignment:
     """Read an assignment; put into the folder `work` what judges need and no course holds yet.
 
-    Raises: MinidockerError where nothing in it is graded; BadExercise, NotANotebook, OSError.
+    Raises: MinidockerError where nothing in it is graded, or not with `fidelity`; BadExercise, NotANotebook, OSError.
     """
     with open(path, "rb") as file:
         data = file.read()
@@ -85,6 +86,10 @@ def load(name: str, path: str, work: str, fidelity: bool = False) -> Assignment:
         parts, by_hand = _parts(path, cells)
         mode, folder = CELLS, work
     if fidelity:
+        if any(_ENGINE in cell.source for cell in cells):
+            raise MinidockerError(
+                f"the tests of {name} start an engine, for which a box has no place: leave --fidelity out"
+            )
         mode, folder = NOTEBOOK, f"{work}/{NOTEBOOK}"
     if mode != FUNCTIONS:
         _write_whole(f"{folder}/solutions/{name}.ipynb", name, parts, cells, mode)

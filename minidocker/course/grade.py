@@ -114,7 +114,7 @@ def known(paths: Iterable[str], wanted: str = "") -> dict[str, str]:
         for folder, _, names in os.walk(source):
             for name in sorted(names):
                 stem, inner = name.removesuffix(".ipynb"), os.path.basename(folder)
-                if name.endswith(".ipynb") and "/." not in folder:
+                if name.endswith(".ipynb") and "/." not in folder.removeprefix(source):
                     found[stem if stem == inner else f"{inner}-{stem}"] = f"{folder}/{name}"
     if not found:
         raise MinidockerError("there is no assignment: name the teacher's notebook, --assignment FILE.ipynb")

@@ -56,7 +56,9 @@ def find(paths: Iterable[str], known: Iterable[str], wanted: str = "") -> list[F
     for path in paths:
         if not os.path.lexists(path):
             raise MinidockerError(f"there is no {path}")
-        found += _in_folder(os.path.abspath(path), names, wanted) if os.path.isdir(path) else [_file(path, names)]
+        found += (
+            _in_folder(os.path.abspath(path), names, wanted) if os.path.isdir(path) else [_file(path, names, wanted)]
+        )
     once: dict[tuple[str, str], Found] = {}
     for each in found:
         each = each._replace(student=os.fsencode(each.student).decode(errors="replace") or "unknown")
@@ -67,12 +69,12 @@ def find(paths: Iterable[str], known: Iterable[str], wanted: str = "") -> list[F
     return list(once.values())
 
 
-def _file(path: str, names: set[str]) -> Found:
+def _file(path: str, names: set[str], wanted: str) -> Found:
     """Return a single file: one that has an assignment's name is of the student that the folder is named after."""
     folder, name = os.path.split(os.path.abspath(path))
     stem = name.removesuffix(".ipynb")
     if stem not in names:
-        return Found(stem, "", path)
+        return Found(stem, wanted, path)
     above, student = os.path.split(folder)
     return Found(os.path.basename(above) if student == stem else student, stem, path)
 

@@ -55,9 +55,10 @@ format: ## format the code and mend what the linter can
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-bench: ## measure side by side with docker; writes benchmarks/results.json and the README's table
+bench: ## measure side by side with docker and nbgrader; writes benchmarks/*.json, and tables into the README and docs/grading.md
 	@$(PYTHON) scripts/prepare.py test
 	@$(VENV)/bin/python benchmarks/run.py
+	@$(VENV)/bin/python benchmarks/grading.py
 
 exercises: ## make the learners' notebooks anew from solutions/, and prove every exercise (see docs/course.md)
 	$(VENV)/bin/python scripts/exercises.py write

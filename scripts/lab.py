@@ -8,6 +8,7 @@ and ctrl-c, which it would ask about, ends it. Its settings for the course are i
 """
 
 import argparse
+import contextlib
 import os
 import secrets
 import signal
@@ -96,13 +97,18 @@ def start(words: list[str], port: int, log: str) -> "subprocess.Popen[bytes]":
                     raise SystemExit(f"JupyterLab does not start:\n{''.join(said.readlines()[-20:])}")
             time.sleep(0.1)
     except BaseException:
-        end(lab)
+        if lab.poll() is None:
+            end(lab)
         raise
     return lab
 
 
 def end(lab: "subprocess.Popen[bytes]") -> None:
-    """End JupyterLab and its kernels. Containers go on, as they do after any command."""
+    """End JupyterLab and its kernels, whatever is pressed meanwhile. Containers go on, as they do after any command."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    with contextlib.suppress(OSError):  # the terminal may be gone
+        print("\nClosing …", flush=True)
     lab.terminate()
     try:
         lab.wait(10)
@@ -149,7 +155,6 @@ def main(words: list[str]) -> int:
             print("JupyterLab has ended.")
             return code
         except KeyboardInterrupt:
-            print("\nClosing …", flush=True)
             if lab:
                 end(lab)
             print("The course is closed.")

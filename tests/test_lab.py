@@ -136,10 +136,14 @@ def take_first_steps(learner: labkit.Learner) -> None:
 
 
 def close(process: "subprocess.Popen[str]") -> str:
-    """Press ctrl-c, and return what was still said."""
+    """Press ctrl-c, and again because it takes a moment; return what was still said."""
+    assert process.stdout
     process.send_signal(signal.SIGINT)
-    said, _ = process.communicate(timeout=30)
-    return said
+    said = ""
+    while not said.endswith("Closing …\n"):
+        said += process.stdout.readline() or pytest.fail(f"ended without closing: {said}")
+    process.send_signal(signal.SIGINT)
+    return said + process.communicate(timeout=30)[0]
 
 
 def opened(argv: list[str], environment: dict[str, str]) -> tuple["subprocess.Popen[str]", str]:

@@ -616,9 +616,9 @@ def test_progress_is_one_line_on_a_terminal_and_sparse_elsewhere(monkeypatch: py
     for bar in bars:
         bar.end()
     assert shown.text.count("\n") == 1
-    assert shown.text.endswith("60 of 100 graded, 1 could not be, 0:20 left\n")
+    assert shown.text.endswith("59 of 100 graded, 1 could not be, 0:20 left\n")
     assert sparse.text.splitlines() == [
-        f"{n} of 100 graded, 1 could not be, 0:{(100 - n) // 2:02} left" for n in (20, 40, 60)
+        f"{n - 1} of 100 graded, 1 could not be, 0:{(100 - n) // 2:02} left" for n in (20, 40, 60)
     ]
 
 

@@ -132,7 +132,7 @@ class Progress:
         left = (self._times[-1] - self._times[0]) / (len(self._times) - 1) * (self._total - self._done)
         failed = f", {self._failed} could not be" if self._failed else ""
         remaining = f", {int(left) // 60}:{int(left) % 60:02} left" if self._done < self._total else ""
-        return f"{self._done} of {self._total} graded{failed}{remaining}"
+        return f"{self._done - self._failed} of {self._total} graded{failed}{remaining}"
 
 
 def _print_marks(results: "list[Result]") -> None:

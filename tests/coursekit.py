@@ -61,7 +61,7 @@ def exercise_cells(
 def make_course(folder: str, *sections: list[Cell], setup: str = SETUP, solutions: bool = True) -> Course:
     """Write a course of sections `01_first`, `02_second` … and return it as it is read."""
     for number, cells in enumerate(sections, 1):
-        name = f"{number:02}_{('first', 'second', 'third')[number - 1]}.ipynb"
+        name = f"{number:02}_{('first', 'second', 'third', 'fourth')[number - 1]}.ipynb"
         book = Notebook((cell("setup", setup), *cells), dict(KERNEL))
         for kind, made in (("solutions", book), ("exercises", generate.exercise_notebook(book))):
             if kind == "exercises" or solutions:

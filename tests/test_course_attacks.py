@@ -25,6 +25,10 @@ TRAP = {
     "    assert text == 'right', f'the file holds {text}'"
 }
 IN_CHILD = {"all": "with child(double, 1, namespaces=('mnt', 'pid')) as it:\n    assert it.result == 2"}
+STARTS = {  # as those tests do that build and run what a learner has written
+    "start": "os.spawnlp(os.P_NOWAIT, 'sh', 'sh', '-c', f'setsid {double(1)} & sleep 1000')\n"
+    "time.sleep(0.3)\nassert False, 'started'"
+}
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +37,7 @@ def grader(tmp_path_factory: Any) -> Iterator[Grader]:
     os.environ["MINIDOCKER_TEST_TOKEN"] = SECRET
     try:
         sections = [exercise_cells(TESTS), exercise_cells(TRAP, name="trap"), exercise_cells(IN_CHILD, name="inner")]
+        sections.append(exercise_cells(STARTS, name="started"))
         yield from make_grader(folder, sections=sections)
     finally:
         del os.environ["MINIDOCKER_TEST_TOKEN"]
@@ -291,6 +296,14 @@ def test_a_process_that_is_left_behind_ends_with_the_box(grader: Grader, mask: s
     )
     assert grader.verdict(code + HONEST).passed
     assert processes(f"^sleep {word}") == []
+
+
+def test_what_a_test_has_started_for_a_learner_ends_with_the_judgement(grader: Grader) -> None:
+    word = f"{os.getpid()}.16180"
+    verdict = grader.verdict(f"def double(number):\n    return 'sleep {word}'", section="04_fourth", exercise="started")
+    assert "started" in verdict.tests[0].message
+    assert processes(f"^sleep {word}") == []
+    assert grader.verdict(HONEST).passed
 
 
 def test_a_fork_bomb_ends_with_its_own_box_and_the_machine_goes_on(grader: Grader) -> None:

@@ -19,7 +19,7 @@ import socket
 import time
 from typing import Any, BinaryIO, NamedTuple, NoReturn
 
-from minidocker.course import children, learner, sandbox
+from minidocker.course import children, learner, sandbox, values
 from minidocker.course.calls import Gone
 from minidocker.course.learner import Learner
 from minidocker.errors import MinidockerError
@@ -158,8 +158,13 @@ def make(connection: socket.socket, limits: sandbox.Limits, programs: tuple[byte
 
 
 def _import(source: str) -> None:
-    """Import what a set-up imports, so that no box has to. What cannot be imported is the set-up's to tell."""
-    for node in ast.parse(source).body:
+    """Import what a set-up imports, and compile it, so that no box has to. What is wrong is the set-up's to tell."""
+    try:
+        values.compiled(source, values.compiled_as("setup"))
+        nodes = ast.parse(source).body
+    except (SyntaxError, ValueError):
+        return
+    for node in nodes:
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             with contextlib.suppress(Exception):
                 exec(compile(ast.unparse(node), "<setup>", "exec"), {})  # noqa: S102, it is the course's own

@@ -20,7 +20,7 @@ from minidocker.course.calls import Gone
 from minidocker.course.catalogue import Exercise, Test
 from minidocker.course.generate import STUB, defined, is_hidden
 from minidocker.course.learner import Learner
-from minidocker.course.values import Trace
+from minidocker.course.values import Trace, compiled
 from minidocker.errors import MinidockerError
 
 SECONDS = 10.0  # that one test may take
@@ -89,7 +89,7 @@ def judge(exercise: Exercise, code: str, seconds: float = SECONDS, start: Start 
     """
     names: dict[str, Any] = {"__name__": "exercise"}
     with contextlib.redirect_stdout(io.StringIO()):
-        exec(compile(exercise.setup, "<setup>", "exec", dont_inherit=True), names)  # noqa: S102, the course's own
+        exec(compiled(exercise.setup, "<setup>"), names)  # noqa: S102, the course's own
     court = _Court(exercise, code, seconds, names, start)
     try:
         outcomes = tuple(court.hear(test) for test in exercise.tests)
@@ -168,7 +168,7 @@ class _Court:
         linecache.cache[file] = (len(test.source), None, test.source.splitlines(keepends=True), file)
         try:
             with contextlib.redirect_stdout(io.StringIO()):
-                exec(compile(test.source, file, "exec", dont_inherit=True), {**self.names, **self._defined})  # noqa: S102
+                exec(compiled(test.source, file), {**self.names, **self._defined})  # noqa: S102
         except BaseException as error:  # noqa: BLE001, a test may fail in every way there is
             failed = self._failure(error, file)
             at = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]

@@ -168,7 +168,7 @@ def _load(module: ModuleType, cells: list[tuple[str, str]]) -> dict[str, Any]:
             before = dict(vars(module))
         file = values.compiled_as(name)
         linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
-        exec(compile(source, file, "exec", dont_inherit=True), vars(module))  # noqa: S102, this process is for it
+        exec(values.compiled(source, file), vars(module))  # noqa: S102, this process is for it
     defined = {name: thing for name, thing in vars(module).items() if not name.startswith("__")}
     return {
         name: thing

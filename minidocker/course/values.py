@@ -14,12 +14,14 @@ calling anything else that the sender names.
 
 import base64
 import collections
+import functools
 import importlib
 import io
 import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from types import CodeType
 from typing import Any, NamedTuple
 
 Json = Any
@@ -46,6 +48,15 @@ class Trace(NamedTuple):
 def compiled_as(name: str) -> str:
     """Return the file name to compile a learner's cell by, so that errors are found in it."""
     return f"{_CELL} {name}>"
+
+
+@functools.lru_cache(256)
+def compiled(source: str, file: str) -> CodeType:
+    """Return a cell compiled, once: a grader runs the same set-up and tests for many learners.
+
+    Raises: SyntaxError, ValueError.
+    """
+    return compile(source, file, "exec", dont_inherit=True)
 
 
 def pack(value: Any, other: Callable[[Any], Json]) -> Json:

@@ -16,7 +16,7 @@ import pytest
 from conftest import Minidocker
 from containerkit import detached, wait_until
 from minidocker import engine
-from minidocker.container import records
+from minidocker.container import cgroups, records
 from minidocker.container.options import ExecOptions, RunOptions
 from minidocker.container.spec import Mount
 from minidocker.engine import Engine
@@ -609,7 +609,8 @@ def test_explain_tells_what_is_done(minidocker: Minidocker, busybox_image: str) 
     order = ["clone(CLONE_NEWPID|SIGCHLD)", "CLONE_NEWNS|CLONE_NEWUTS|CLONE_NEWIPC|CLONE_NEWNET", "type=overlay",
              "type=proc", "pivot_root(., .)", "umount2(., MNT_DETACH)", "capset(", "execve("]  # fmt: skip
     assert [told.index(step) for step in order] == sorted(told.index(step) for step in order)
-    for shell in ("unshare --mount", "mount -t overlay", "ip link add", "cgroup.procs", "hostname "):
+    into = "/tasks" if cgroups.version(cgroups.everywhere()) == 1 else "/cgroup.procs"
+    for shell in ("unshare --mount", "mount -t overlay", "ip link add", into, "hostname "):
         assert shell in told, shell
 
 

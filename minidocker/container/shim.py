@@ -15,6 +15,7 @@ import os
 import select
 import signal
 import socket
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from minidocker import explain
@@ -196,7 +197,8 @@ def run(control: Control, request: Json, spec: Spec) -> None:
         home = remap.go_aside() if spec.userns else -1
         pid = syscalls.clone(syscalls.CLONE_NEWPID | (syscalls.CLONE_NEWUSER if spec.userns else 0))
         if pid == 0:
-            _become(child, lambda: namespaces.be_born(spec, layout, pipes.for_child, child.parent(), seccomp), request)
+            be = functools.partial(namespaces.be_born, spec, layout, pipes.for_child, seccomp=seccomp)
+            _become(child, be, request, limits)
         mounted = undo.enter_context(contextlib.ExitStack())
         undo.callback(kill, pid)
         child.theirs.close()
@@ -306,7 +308,8 @@ def _join(control: Control, request: Json, spec: Spec, pidfd: int) -> None:
     syscalls.setns(pidfd, syscalls.CLONE_NEWPID)  # for our children; we stay
     pid = os.fork()
     if pid == 0:
-        _become(child, lambda: namespaces.join(spec, pidfd, pipes.for_child, child.parent(), seccomp), request)
+        be = functools.partial(namespaces.join, spec, pidfd, pipes.for_child, seccomp=seccomp)
+        _become(child, be, request, limits)
     with contextlib.ExitStack() as undo:
         undo.callback(kill, pid)
         child.theirs.close()
@@ -326,12 +329,13 @@ def _join(control: Control, request: Json, spec: Spec, pidfd: int) -> None:
     relay.say_goodbye({"exit_code": exit_code})
 
 
-def _become(child: Child, be: Any, request: Json) -> NoReturn:
+def _become(child: Child, be: Callable[..., None], request: Json, limits: cgroups.Plan) -> NoReturn:
     """In the child: go through the birth; whatever goes wrong is reported, and nothing else runs."""
     if request["explain"]:
         explain.listen(child.tell_step)
     try:
-        be()
+        cgroups.go_into(limits)
+        be(parent=child.parent())
     except BaseException as error:  # noqa: BLE001, whatever it is: the shim must hear of it, and nothing may go on
         child.fail(error)
     os._exit(1)

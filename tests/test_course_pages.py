@@ -71,6 +71,13 @@ def test_a_learner_does_not_read_a_hidden_tests_secret() -> None:
     assert SECRET in shown and "23 and 42" in shown
 
 
+@pytest.mark.parametrize("state", [result.GRADED, result.DOES_NOT_RUN])
+def test_what_every_test_says_is_said_once(state: str) -> None:
+    one = graded("kim", Outcome("one", 1, 0, "double is not defined"), Outcome("two", 1, 0, "double is not defined"))
+    page = pages.learner("kim", [one._replace(exercises=(one.exercises[0]._replace(state=state),))])
+    assert page.count("double is not defined") == 1 and ">0 of 2<" in page
+
+
 def test_the_teacher_sees_the_class() -> None:
     bad, worse = (Outcome("big", 2, 0, f"twice 100 is 200, got {got}", "", True) for got in (2, 3))
     results = [graded("kim", Outcome("big", 2, 2)), graded("lee", bad, late=True)]

@@ -99,11 +99,12 @@ def _card(exercise: Exercise, show_hidden: bool) -> str:
     title = exercise.title or exercise.name
     said = {told(test, show_hidden) for test in exercise.tests}
     once = "" if exercise.state == GRADED else f'<p class="soft">{_text(exercise.state)}</p>'
-    once += _pre(*said) if exercise.state == DOES_NOT_RUN and len(said) == 1 else ""
+    alike = len(said) == 1 and len(exercise.tests) > 1
+    once += _pre(*said) if alike and exercise.state in (GRADED, DOES_NOT_RUN) else ""
     parts = [f'<div class="card"><div class="head"><h3>{_text(title)}</h3>{score}</div>{once}<ul>']
     for test in exercise.tests:
         sign = '<span class="good">✓</span>' if passed(test) else '<span class="bad">✗</span>'
-        words = told(test, show_hidden) if exercise.state == GRADED or len(said) > 1 else ""
+        words = "" if alike else told(test, show_hidden)
         shown = f'<p class="soft">{_text(words)}</p>' if words == HIDDEN else _pre(words)
         got = f"{number(test.earned)} of {number(test.points)}"
         parts.append(f'<li>{sign} {_text(test.name)} <span class="soft">({got})</span>{shown}</li>')

@@ -96,7 +96,9 @@ def test_show_gives_the_live_source() -> None:
     text = repr(show("minidocker.container.rootfs.pivot"))
     assert "minidocker/container/rootfs.py" in text
     assert "syscalls.pivot_root" in text
-    assert "highlight" in show("minidocker.image.oci.Index.choose")._repr_html_()
+    shown = show("minidocker.image.oci.Index.choose")._repr_html_()
+    assert "highlight" in shown
+    assert "white-space:pre;" in shown, "JupyterLab would break long lines anywhere"
 
 
 def test_what_is_wrapped_is_shown_where_it_stands() -> None:

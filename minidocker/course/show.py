@@ -10,6 +10,8 @@ from minidocker.errors import MinidockerError
 
 _PROJECT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
+_STYLE = "white-space:pre;overflow-x:auto;padding:0 5px;font-size:var(--jp-code-font-size)"  # no line is broken
+
 
 class NoSuchSymbol(MinidockerError):
     """A dotted name that leads to nothing in the engine."""
@@ -33,7 +35,7 @@ class Source:
         from pygments.formatters import HtmlFormatter
         from pygments.lexers import PythonLexer
 
-        formatter = HtmlFormatter(nobackground=True, cssclass="highlight")
+        formatter = HtmlFormatter(nobackground=True, cssclass="highlight", prestyles=_STYLE)
         return f"<p><small>{escape(self.title)}</small></p>{highlight(self.text, PythonLexer(), formatter)}"
 
 

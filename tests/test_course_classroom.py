@@ -262,6 +262,9 @@ def test_collect_at_the_terminal(course: str, tmp_path: Any, capsys: Any) -> Non
     assert out[2] == f"2 notebooks of 2 learners in {tmp_path}/to"
     assert main([*words[:3], f"{tmp_path}/one", "--assignment", "01_first", f"{tmp_path}/in"]) == 0
     assert os.listdir(tmp_path / "one") == ["kim"]
+    alone = ["--assignment", f"{course}/solutions/02_second.ipynb", f"{tmp_path}/in"]  # a notebook of no course
+    assert main([*words[:3], f"{tmp_path}/two", *alone]) == 0
+    assert os.listdir(tmp_path / "two") == ["lee"]
     os.mkdir(tmp_path / "empty")
     assert main(["course", "collect", "--to", f"{tmp_path}/to", f"{tmp_path}/empty"]) == 1
     assert main(["course", "collect", f"{tmp_path}/nowhere"]) != 0

@@ -1,5 +1,6 @@
 """`course hand-out`, `collect`, `report`, `gradescope`: a teacher's way from sources to marks, with `grade` between."""
 
+import os
 import sys
 
 from minidocker.cli.arguments import Call, Command, Option
@@ -22,8 +23,8 @@ def collect(call: Call) -> int:
     """Put what was handed in into one layout, and print what came of it."""
     from minidocker.course import collecting, grade
 
-    paths = grade.known(call.words)
-    wanted = call["assignment"]
+    paths = grade.known(call.words, call["assignment"])
+    wanted = os.path.basename(call["assignment"]).removesuffix(".ipynb")
     if wanted and wanted not in paths:
         raise MinidockerError(f"no assignment is called {wanted!r}: there are {', '.join(sorted(paths))}")
     course = collecting.known({name: path for name, path in paths.items() if wanted in ("", name)})
@@ -80,7 +81,7 @@ COMMANDS = {
         "[OPTIONS] FROM [FROM...]",
         (
             Option("to", "string", "Folder that gets STUDENT/ASSIGNMENT.ipynb", default="submissions"),
-            Option("assignment", "string", "Only this one", default=""),
+            Option("assignment", "string", "Only this one: its name, or the teacher's notebook", default=""),
             Option("due", "time", "What comes later is late: 2026-05-31, or '2026-05-31 18:00'", read=_moment),
         ),
         at_least=1,

@@ -256,6 +256,9 @@ CHEATS = {
     "signals the judge": "import os, signal\ndef double(number):\n    for pid in set(range(1, 200)) - {os.getpid()}:\n"
     "        try:\n            os.kill(pid, signal.SIGKILL)\n        except OSError:\n            pass\n    return 3",
     "kills all": "import os, signal\ndef double(number):\n    os.kill(-1, signal.SIGKILL)\n    return 3",
+    "answers with what grows in the judge's hands": "import os, struct\ndata = b'[' + b'[],' * 20_000_000 + b'[]]'\n"
+    "with os.fdopen(os.dup(3), 'wb') as judge:\n    judge.write(struct.pack('>I', len(data)) + data)",
+    "answers with megabytes": "def double(number):\n    return 'x' * (20 << 20)",
     "closes all": "import os\ndef double(number):\n    os.closerange(0, 5000)\n    return 3",
 }
 
@@ -264,7 +267,7 @@ CHEATS = {
 def test_points_are_only_earned(grader: Grader, name: str) -> None:
     verdict = grader.verdict(CHEATS[name])
     assert verdict.earned == 0
-    assert all(test.message for test in verdict.tests)
+    assert all(0 < len(test.message) < 5000 for test in verdict.tests)
     assert grader.verdict(HONEST).passed, "the next submission has suffered from it"
 
 

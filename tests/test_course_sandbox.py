@@ -232,6 +232,15 @@ def test_two_workers_share_the_work_and_take_jobs_as_there_is_room(grader: Grade
     assert len(taken) == 6
 
 
+def test_jobs_that_nobody_waits_for_are_given_up(grader: Grader) -> None:
+    with Pool(2, SMALL) as two:
+        answers = two.run([grader.job(HONEST), grader.job("import time\ntime.sleep(4)\n" + HONEST)])
+        assert next(answers).verdicts[0].passed
+        answers.close()  # type: ignore[attr-defined]
+        (done,) = two.run([grader.job(HONEST)._replace(key="the next one")])
+        assert done.key == "the next one" and done.verdicts[0].passed
+
+
 def rooms() -> list[str]:
     """Return the folders of cgroups that judges have now."""
     folders = [f"{place}/{cgroups.PARENT}" for place in cgroups.everywhere().values()]

@@ -146,17 +146,24 @@ class Pool:
         self._idle, self._busy = [], []
 
     def run(self, jobs: Iterable[Job]) -> Iterator[Done]:
-        """Judge every job and yield each answer as it comes, in any order. Jobs are taken as there is room."""
+        """Judge every job and yield each answer as it comes, in any order. Jobs are taken as there is room.
+
+        Who stops to listen gives up the jobs that are under way.
+        """
         waiting = iter(jobs)
         more = True
-        while more or self._busy:
-            while more and len(self._busy) < self._size:
-                job = next(waiting, None)
-                if job is None:
-                    more = False
-                elif refused := self._give(job):
-                    yield refused
-            yield from self._answers()
+        try:
+            while more or self._busy:
+                while more and len(self._busy) < self._size:
+                    job = next(waiting, None)
+                    if job is None:
+                        more = False
+                    elif refused := self._give(job):
+                        yield refused
+                yield from self._answers()
+        finally:
+            while self._busy:
+                self._busy.pop().end()
 
     def _give(self, job: Job) -> Done | None:
         """Give a job to a worker; return the answer where it cannot be given."""

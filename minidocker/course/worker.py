@@ -13,6 +13,7 @@ could read and should not.
 import contextlib
 import json
 import os
+import resource
 import select
 import signal
 import socket
@@ -31,8 +32,9 @@ from minidocker.linux import syscalls
 
 Json = dict[str, Any]
 PROGRAM = "import sys; sys.path.insert(0, sys.argv[1]); from minidocker.course import worker; worker.main()"
-_OVERHEAD = 256 << 20  # bytes for the judge and the maker, beside what a box may use
+_JUDGES_OWN = 1 << 30  # bytes for the judge, beside what a box may use: an answer may grow in its hands
 _OWN_PROCESSES = 16
+_LONGEST = 4000  # characters of a message
 
 
 def send(connection: socket.socket, message: Json) -> None:
@@ -143,7 +145,7 @@ def _limit(limits: sandbox.Limits, undo: contextlib.ExitStack) -> tuple[list[str
     """Make the room's cgroups; return what is weaker without, the folders, and where kills are counted."""
     from minidocker.container import cgroups, spec
 
-    most = spec.Limits(memory=limits.memory + _OVERHEAD, pids=limits.processes + _OWN_PROCESSES)
+    most = spec.Limits(memory=limits.memory + _JUDGES_OWN, pids=limits.processes + _OWN_PROCESSES)
     try:
         made = cgroups.prepare(f"grade-{os.getpid()}", most, True)
     except StartError as error:
@@ -171,6 +173,7 @@ def _be_judge(connection: socket.socket, plan: _Plan) -> NoReturn:
                     os.close(fd)
             boxes.make(theirs, plan.limits, plan.programs)
         theirs.close()
+        resource.setrlimit(resource.RLIMIT_AS, (_JUDGES_OWN, _JUDGES_OWN))
         room = Room(Maker(ours, maker), sandbox.place_to_print(plan.limits), plan.limits, plan.kills)
         send(connection, {"ready": plan.weaker})
         _serve(connection, room)
@@ -204,11 +207,18 @@ def _judged(exercise: Exercise, code: str, room: Room) -> Verdict:
     namespaces = needs_namespaces(exercise)
     sandbox.renew_tmp(room.limits)
     try:
-        return judge(exercise, code, room.limits.seconds, lambda known: Boxed(known, room, namespaces))
+        verdict = judge(exercise, code, room.limits.seconds, lambda known: Boxed(known, room, namespaces))
     finally:
         os.chdir("/")
         _clear(room.maker.pid)
         sandbox.drop_tmp()
+    tests = tuple(test._replace(message=_shortened(test.message), where=test.where[:300]) for test in verdict.tests)
+    return verdict._replace(tests=tests)
+
+
+def _shortened(text: str) -> str:
+    """Return the beginning of a message: what a learner's code has answered may be in it, and may be megabytes."""
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} … (and more)"
 
 
 def _clear(maker: int) -> None:

@@ -204,6 +204,17 @@ def test_a_judge_that_ends_is_trouble_and_another_takes_its_place(grader: Grader
     assert answers[1].verdicts[0].passed
 
 
+def test_a_judge_that_was_killed_while_it_waited_is_replaced_and_its_cgroups_are_swept(grader: Grader) -> None:
+    with Pool(1, SMALL) as hurt:
+        assert next(iter(hurt.run([grader.job(HONEST)]))).verdicts[0].passed
+        guard = hurt._idle[0].process
+        guard.kill()
+        guard.wait()
+        (done,) = hurt.run([grader.job(HONEST)])
+        assert done.verdicts[0].passed
+        assert f"grade-{guard.pid}" not in rooms()
+
+
 def test_an_error_of_the_courses_own_is_trouble(tmp_path: Any, grader: Grader) -> None:
     make_course(str(tmp_path), exercise_cells(TESTS), setup="raise ValueError('a broken set-up')")
     (done,) = grader.pool.run([Job("x", "01_first", str(tmp_path), {"double": HONEST})])
@@ -290,7 +301,7 @@ def status(pid: int) -> str:
 def test_for_root_the_room_has_limits_of_its_own_while_it_is_there(grader: Grader) -> None:
     if cgroups.version(cgroups.mounted()) == 0:
         pytest.skip("there are no cgroups here that root may write to")
-    assert grader.pool.weaker == ()
+    assert grader.verdict(HONEST).passed and grader.pool.weaker == ()
     name = f"grade-{grader.pool._idle[0].process.pid}"
     assert name in rooms()
     with Pool(1, SMALL) as other:

@@ -107,6 +107,12 @@ class _Worker:
             raise MinidockerError(message["trouble"])
         return message
 
+    def lives(self) -> bool:
+        """Say whether it still waits for a job: one that was killed meanwhile has hung up."""
+        if self.process.poll() is not None:
+            return False
+        return not self.started or not select.select([self.connection], [], [], 0)[0]
+
     def end(self) -> None:
         """End it, and with it all that is in its room."""
         self.connection.close()
@@ -171,6 +177,9 @@ class Pool:
         one = None
         try:
             tests = self._exercises(job)
+            for dead in [one for one in self._idle if not one.lives()]:
+                self._idle.remove(dead)
+                dead.end()
             while len(self._idle) + len(self._busy) < self._size:  # all at once: they take a while to start
                 self._idle.append(_Worker(self._limits))
             one = self._idle.pop()

@@ -34,6 +34,7 @@ Json = dict[str, Any]
 PROGRAM = "import sys; sys.path.insert(0, sys.argv[1]); from minidocker.course import worker; worker.main()"
 _JUDGES_OWN = 1 << 30  # bytes for the judge, beside what a box may use: an answer may grow in its hands
 _OWN_PROCESSES = 16
+_NAME = "grade-"  # and the guard's process id: the room's cgroups
 _LONGEST = 4000  # characters of a message
 
 
@@ -147,15 +148,25 @@ def _limit(limits: sandbox.Limits, undo: contextlib.ExitStack) -> tuple[list[str
 
     most = spec.Limits(memory=limits.memory + _JUDGES_OWN, pids=limits.processes + _OWN_PROCESSES)
     try:
-        made = cgroups.prepare(f"grade-{os.getpid()}", most, True)
+        made = cgroups.prepare(f"{_NAME}{os.getpid()}", most, True)
     except StartError as error:
         told = f"{error}: a submission's processes are limited in memory one by one, and not all together"
         return [told], (), -1
+    for folder in made.folders:
+        _sweep(os.path.dirname(folder))
     undo.callback(cgroups.remove, made)
     cgroups.create(made)
     file = "memory.events" if made.version == 2 else "memory.oom_control"
     path = next((f"{folder}/{file}" for folder in made.folders if os.path.exists(f"{folder}/{file}")), "")
     return [], made.folders, os.open(path, os.O_RDONLY | os.O_CLOEXEC) if path else -1
+
+
+def _sweep(parent: str) -> None:
+    """Remove the cgroups of guards that were killed: they are empty, and nobody else's."""
+    for name in os.listdir(parent) if os.path.isdir(parent) else []:
+        if name.startswith(_NAME) and not os.path.exists(f"/proc/{name.removeprefix(_NAME)}"):
+            with contextlib.suppress(OSError):
+                os.rmdir(f"{parent}/{name}")
 
 
 def _be_judge(connection: socket.socket, plan: _Plan) -> NoReturn:

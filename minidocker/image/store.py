@@ -6,6 +6,7 @@ content.lock    held (flock) shared while blobs and layers are added that no ima
 """
 
 import fcntl
+import functools
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -255,7 +256,9 @@ class ImageStore:
             with self.layout.open_blob(digest) as blob:
                 news = Progress(short_id(digest), "Extracting", 0, self.layout.blob_size(digest))
                 pieces = layers.decompressed(blob)
-                reader = layers.TarReader(pieces, lambda: report(news._replace(current=blob.tell())))
+                # Not `blob.tell`, which waits while the other thread reads.
+                position = functools.partial(os.lseek, blob.fileno(), 0, os.SEEK_CUR)
+                reader = layers.TarReader(pieces, lambda: report(news._replace(current=position())))
                 with reader.reading_ahead():
                     size = layers.unpack(reader, folder)
                     found = reader.finish()

@@ -18,7 +18,7 @@ from minidocker.image.tarheader import next_member
 
 CHUNK = 1 << 18
 XATTR = "SCHILY.xattr."
-_AHEAD = 8  # pieces that are made before they are used; most have about 200 KB
+_AHEAD = 4  # pieces that are made before they are used; most have less than a megabyte
 _PIECE = 4 << 20  # of decompressed data at once: 64 KiB of bzip2 can be 60 GB
 _ZSTD_CHUNK = 1 << 10  # zstd's decompressor has no limit for its output, 32 MB at most for this much input
 _XZ_MEMORY = 256 << 20  # what `xz -9` needs is 65 MB; a stream may ask for 4 GB
@@ -33,7 +33,7 @@ class _Format(NamedTuple):
 
     new: Callable[[], Any]
     error: type[Exception]
-    chunk: int = CHUNK >> 2
+    chunk: int = CHUNK
 
 
 class _Zstd:

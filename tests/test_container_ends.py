@@ -1,5 +1,6 @@
 """How containers end, and what those who watch, write, wait, start or stop at that moment get to see."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -14,7 +15,7 @@ import pytest
 from conftest import Minidocker, Roots
 from containerkit import detached, wait_until
 from minidocker import engine
-from minidocker.container import launch, records, stream
+from minidocker.container import launch, programs, records, stream
 from minidocker.container.options import ExecOptions, RunOptions
 from minidocker.engine import Engine
 from minidocker.errors import ContainerNotFound, ContainerStateError, InvalidArgument, StartError
@@ -270,3 +271,21 @@ def test_top_says_what_it_cannot_show(home: Engine) -> None:
     assert engine.top(home, container, ["-ef"])[1][0][-1] == "sleep 100"
     with pytest.raises(InvalidArgument, match="takes no other option"):
         engine.top(home, container, ["-o", "pid"])
+
+
+def test_a_shim_that_is_started_ahead_for_nothing_ends() -> None:
+    title = f"minidocker-shim {os.urandom(6).hex()}"
+    programs.spawn_ahead("shim", title)
+    connection, pid = programs.spawn("shim", "the same one")
+    os.waitpid(pid, 0)
+    assert shims_called(title)
+    connection.close()
+    wait_until(lambda: not shims_called(title))
+
+
+def shims_called(title: str) -> list[str]:
+    found = []
+    for pid in filter(str.isdecimal, os.listdir("/proc")):
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline") as file:
+            found += [pid] * (title in file.read().split("\0"))
+    return found

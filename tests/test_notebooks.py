@@ -99,6 +99,16 @@ def test_it_keeps_the_form(name: str) -> None:
     assert f"exercises/{exercises}" in "\n".join(cell.source for cell in prose(book))
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_its_title_has_its_number_and_is_that_of_its_exercises(name: str) -> None:
+    number = name[:2]
+    title = prose(read(f"notebooks/{name}"))[0].source.splitlines()[0]
+    assert title.startswith(f"# {number} · ")
+    if number != "00":
+        exercises = prose(read(f"solutions/{name}"))[0].source.splitlines()[0]
+        assert exercises == title.replace(f"{number} · ", f"Exercises of section {number}: ")
+
+
 @pytest.mark.parametrize("path", EVERYTHING)
 def test_every_symbol_that_prose_names_exists(path: str) -> None:
     for cell in prose(read(path)):

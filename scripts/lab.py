@@ -10,6 +10,7 @@ and ctrl-c, which it would ask about, ends it. Its settings for the course are i
 import argparse
 import contextlib
 import os
+import re
 import secrets
 import signal
 import socket
@@ -131,8 +132,12 @@ def _options(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--ip", default="localhost", help="where to listen; 0.0.0.0 is for all who reach this machine")
     parser.add_argument("--port", type=int, default=8888, help="where to listen; the next one where it is taken")
     parser.add_argument("--no-browser", action="store_true", help="only tell the address")
-    parser.set_defaults(more=parser.parse_known_args(words)[1])
-    return parser.parse_known_args(words)[0]
+    options, more = parser.parse_known_args(words)
+    for word in more:
+        if not re.fullmatch(r"--\w+\.\w+=.*", word):  # JupyterLab would pass over it without a word
+            parser.error(f"{word} is no option; JupyterLab's are written in full: --ServerApp.name=value")
+    options.more = more
+    return options
 
 
 def main(words: list[str]) -> int:
@@ -140,6 +145,8 @@ def main(words: list[str]) -> int:
     options = _options(words)
     if there := running():
         print(f"The course is open already:\n\n    {there}\n\nTo end it, press ctrl-c where it was started.")
+        if words:
+            print(f"What you asked for does not count until then: {' '.join(words)}")
         return 0
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)

@@ -21,6 +21,7 @@ pytest.importorskip("playwright")
 from playwright.sync_api import expect
 
 import labkit
+from lab import _options
 
 pytestmark = [
     pytest.mark.root,
@@ -178,3 +179,10 @@ def test_why_it_does_not_start_is_told(lab: dict[str, str]) -> None:
     assert done.returncode == 1
     assert done.stderr.startswith("JupyterLab does not start:") and "/nonexistent" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_an_option_that_nobody_knows_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _options(["--port", "9", "--ServerApp.token=x"]).more == ["--ServerApp.token=x"]
+    with pytest.raises(SystemExit):
+        _options(["--prot", "9000"])
+    assert "--prot is no option" in capsys.readouterr().err

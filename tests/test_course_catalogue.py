@@ -6,7 +6,7 @@ import pytest
 
 from coursekit import cell, exercise_cells, make_course, one, solution, task
 from minidocker.course import catalogue, notebook
-from minidocker.course.catalogue import BadExercise, NoSuchExercise
+from minidocker.course.catalogue import BadExercise, Lost, NoSuchExercise
 from minidocker.course.notebook import Cell
 from minidocker.errors import MinidockerError
 
@@ -111,6 +111,8 @@ def test_a_wrong_name_gets_the_nearest(tmp_path: str) -> None:
     assert course.get("double").name == "double"
     with pytest.raises(NoSuchExercise, match="did you mean double"):
         course.get("duoble")
+    with pytest.raises(NoSuchExercise, match="see 'minidocker course list'"):
+        course.get("table")
 
 
 def test_a_hand_out_has_the_visible_tests_only(tmp_path: str) -> None:
@@ -136,7 +138,8 @@ def test_what_a_learner_writes_is_found_and_put_back(tmp_path: str) -> None:
     course.write(exercise, "def double(number): return 3")
     assert course.written(exercise) == "def double(number): return 3"
     os.unlink(course.path(exercise))
-    assert course.written(exercise) == exercise.stub
+    with pytest.raises(Lost, match=r"01_first.ipynb is missing: 'minidocker course reset 01_first' \(or git\)"):
+        course.written(exercise)
 
 
 def test_a_notebook_that_lost_its_cell_is_told(tmp_path: str) -> None:

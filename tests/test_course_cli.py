@@ -104,8 +104,10 @@ def test_all_solved_is_celebrated_once(course: Course, capsys: Any) -> None:
 
 def test_hints_come_one_by_one(course: Course, capsys: Any) -> None:
     assert Typed(capsys, "hint").out == "Hint 1 of 2: hint number 1\n"
-    for _ in range(2):
-        assert Typed(capsys, "hint", "double").out == "Hint 1 of 2: hint number 1\n\nHint 2 of 2: hint number 2\n"
+    both = "Hint 1 of 2: hint number 1\n\nHint 2 of 2: hint number 2\n"
+    assert Typed(capsys, "hint", "double").out == both
+    after = "\nThat was the last hint; 'minidocker course solution double --anyway' shows the solution.\n"
+    assert Typed(capsys, "hint", "double").out == both + after
     assert progress.mark("double").hints == 2
     assert "(2 hints)" in Typed(capsys, "list").out
 
@@ -155,6 +157,64 @@ def test_reset_asks_first_and_keeps_what_was_written(course: Course, tmp_path: A
     (kept,) = os.listdir(tmp_path / "state" / "course-kept")
     assert f"{kept}\n" in typed.out
     assert (tmp_path / "state" / "course-kept" / kept).read_text() == f"{HALF}\n"
+
+
+def test_a_notebook_that_is_missing_is_named_and_restored(course: Course, capsys: Any) -> None:
+    path = course.path(course.get("double"))
+    for name in ("double", "01_first"):
+        os.unlink(path)
+        for words in (["next"], ["check"], ["check", "double"], ["check", "01_first"]):
+            typed = Typed(capsys, *words)
+            assert typed.code and not typed.out
+            assert "01_first.ipynb is missing: 'minidocker course reset 01_first'" in typed.err
+        for word in ("01_first", "exercises/01_first.ipynb"):
+            assert main(["--with", word, "ps"]) != 0
+            assert "01_first.ipynb is missing" in capsys.readouterr().err
+        typed = Typed(capsys, "reset", name)
+        assert (typed.code, typed.out) == (0, "exercises/01_first.ipynb is as it was handed out\n")
+        assert course.written(course.get("double")) == course.get("double").stub
+
+
+def test_a_broken_notebook_is_moved_aside(course: Course, tmp_path: Any, capsys: Any) -> None:
+    path = course.path(course.get("double"))
+    with open(path, "w") as file:
+        file.write('{"cells": [')
+    for words in (["next"], ["check"], ["reset", "double"]):
+        typed = Typed(capsys, *words)
+        assert typed.code and not typed.out
+        assert "is not a notebook" in typed.err and "reset --force 01_first' moves it aside" in typed.err
+    assert main(["--with", "01_first", "ps"]) != 0
+    assert "reset --force 01_first' moves it aside" in capsys.readouterr().err
+    assert Typed(capsys, "reset", "--force", "double").code == 0
+    (kept,) = os.listdir(tmp_path / "state" / "course-kept")
+    assert (tmp_path / "state" / "course-kept" / kept).read_text() == '{"cells": ['
+    assert course.written(course.get("double")) == course.get("double").stub
+
+
+def test_a_section_is_judged_as_a_whole(course: Course, capsys: Any) -> None:
+    typed = Typed(capsys, "check", "01_first")
+    assert typed.code == 1
+    assert typed.out.endswith("\n01_first: 0 of 1 exercises passed\n")
+    course.write(course.get("double"), RIGHT)
+    typed = Typed(capsys, "check", "exercises/01_first.ipynb")
+    assert typed.code == 0
+    assert (
+        typed.out
+        == "Double it: all 4 points\n  ✓ small (2 points)\n  ✓ big (2 points)\n\n01_first: 1 of 1 exercises passed\n"
+    )
+
+
+@pytest.mark.parametrize("verb", ["check", "hint", "solution", "reset"])
+def test_a_wrong_name_exits_alike(course: Course, capsys: Any, verb: str) -> None:
+    typed = Typed(capsys, verb, "doubel")
+    assert (typed.code, typed.out, typed.err) == (
+        2,
+        "",
+        "Error: no exercise is called 'doubel': did you mean double?\n",
+    )
+    if verb in ("hint", "solution"):
+        typed = Typed(capsys, verb, "01_first")
+        assert (typed.code, typed.err) == (2, "Error: 01_first is a section: name one of its exercises, double\n")
 
 
 def test_a_solution_is_shown_after_a_pass_or_remembered(course: Course, capsys: Any) -> None:

@@ -5,11 +5,14 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from minidocker.cli.arguments import Call, Command, Option
+from minidocker.cli.arguments import Call, Command, Option, UsageError
 from minidocker.errors import MinidockerError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from minidocker.course.catalogue import Course, Exercise
+    from minidocker.course.judge import Verdict
     from minidocker.course.progress import Mark
 
 NOT_PASSED = 1
@@ -48,6 +51,7 @@ def next_one(call: Call) -> int:
     if exercise is None:
         _celebrate(course)
         return 0
+    course.written(exercise)  # or it says that the notebook is missing
     print(_coloured(f"{exercise.name} in {_short(course.path(exercise))}", _BOLD))
     print(f"\n{exercise.task}\n")
     print(f"Write it there, save, then: minidocker course check {exercise.name}")
@@ -55,7 +59,7 @@ def next_one(call: Call) -> int:
 
 
 def check(call: Call) -> int:
-    """Judge an exercise, or the current one."""
+    """Judge an exercise, all of a section, or the current one."""
     from minidocker.course import catalogue
 
     if len(call.words) > 1:
@@ -63,28 +67,41 @@ def check(call: Call) -> int:
         return WRONG_USE
     try:
         course = catalogue.load()
+        if inside := course.section(call.word(0)) if call.words else ():
+            return 0 if _judge_all(course, inside) else NOT_PASSED
         exercise = course.get(call.word(0)) if call.words else _current(course)
+        if exercise is None:
+            _celebrate(course)
+            return 0
+        return 0 if _judge(course, exercise) else NOT_PASSED
     except (MinidockerError, OSError) as error:
         print(f"Error: {error}", file=sys.stderr)
         return WRONG_USE
-    if exercise is None:
-        _celebrate(course)
-        return 0
-    return 0 if _judge(course, exercise) else NOT_PASSED
 
 
-def _judge(course: "Course", exercise: "Exercise") -> bool:
-    """Judge what is written in the notebook; print the verdict and what to do next. Return whether it has passed."""
-    from minidocker.course import progress, report
-    from minidocker.course.judge import judge
+def _judge_all(course: "Course", exercises: "Sequence[Exercise]") -> bool:
+    """Judge the exercises of a section; print the verdicts and how many have passed. Return whether all have."""
+    passed = sum(_verdict(course, exercise).passed for exercise in exercises)
+    print(f"\n{exercises[0].section}: {passed} of {len(exercises)} exercises passed")
+    return passed == len(exercises)
 
-    verdict = judge(exercise, course.written(exercise))
-    before = all(mark.solved for mark in _marks(course))
+
+def _verdict(course: "Course", exercise: "Exercise") -> "Verdict":
+    """Judge what is written in the notebook; note and print the verdict. Raises: Lost."""
+    from minidocker.course import judge, progress, report
+
+    verdict = judge.judge(exercise, course.written(exercise))
     progress.judged(exercise.name, verdict.earned, verdict.points)
     for line in report.lines(exercise, verdict):
         sign = line.strip()[:1]
         print(_coloured(line, {report.PASSED: _GREEN, report.FAILED: _RED}.get(sign, "")))
-    if not verdict.passed:
+    return verdict
+
+
+def _judge(course: "Course", exercise: "Exercise") -> bool:
+    """Judge one exercise; print the verdict and what to do next. Return whether it has passed."""
+    before = all(mark.solved for mark in _marks(course))
+    if not _verdict(course, exercise).passed:
         if exercise.hints:
             print(f"\nA hint: minidocker course hint {exercise.name}")
         return False
@@ -103,18 +120,32 @@ def hint(call: Call) -> int:
     from minidocker.course import catalogue, progress, report
 
     course = catalogue.load()
-    exercise = _named_or_current(course, call)
+    exercise = _named(course, call) if call.words else _current(course)
+    if exercise is None:
+        raise MinidockerError("every exercise is solved: name one, see 'minidocker course list'")
+    before = progress.mark(exercise.name).hints
     print(report.hints(exercise, progress.reveal_hint(exercise.name, len(exercise.hints)) if exercise.hints else 0))
+    if exercise.hints and before >= len(exercise.hints):
+        way = f"; 'minidocker course solution {exercise.name} --anyway' shows the solution" if course.complete else ""
+        print(f"\nThat was the last hint{way}.")
     return 0
 
 
 def reset(call: Call) -> int:
-    """Put the stub back into the notebook; keep what was there."""
-    from minidocker.course import catalogue, progress, use
+    """Put the stub back into the notebook, or the whole notebook where it is missing; keep what was there."""
+    from minidocker.course import catalogue, use
 
     course = catalogue.load()
-    exercise = course.get(call.word(0))
-    written = course.written(exercise)
+    inside = course.section(call.word(0))
+    exercise = inside[0] if inside else _named(course, call)
+    try:
+        written = course.written(exercise)
+    except catalogue.Lost:
+        if os.path.exists(course.path(exercise)) and not call["force"]:
+            raise
+        _restore(course, exercise)
+        return 0
+    exercise = _named(course, call)
     if written.strip() == exercise.stub.strip():
         print(f"{exercise.name} is as it was")
         return 0
@@ -123,9 +154,7 @@ def reset(call: Call) -> int:
             f"you have written something for {exercise.name}: 'minidocker course reset --force {exercise.name}' puts "
             "the stub in its place, and keeps yours in a file"
         )
-    folder = f"{os.path.dirname(progress.path())}/course-kept"
-    os.makedirs(folder, exist_ok=True)
-    kept = f"{folder}/{exercise.name}-{time.strftime('%Y%m%d-%H%M%S')}.py"
+    kept = _place_to_keep(exercise.name, "py")
     with open(kept, "w", encoding="utf-8") as file:
         file.write(f"{written.rstrip()}\n")
     course.write(exercise, exercise.stub)
@@ -134,10 +163,35 @@ def reset(call: Call) -> int:
     return 0
 
 
+def _restore(course: "Course", exercise: "Exercise") -> None:
+    """Make a notebook anew that is missing or broken; a broken one is kept."""
+    import shutil
+
+    from minidocker.course import use
+
+    path = course.path(exercise)
+    if os.path.exists(path):
+        kept = _place_to_keep(exercise.section, "ipynb")
+        shutil.copyfile(path, kept)
+        print(f"the broken notebook is in {kept}")
+    course.restore(exercise)
+    for each in course.section(exercise.section):
+        use.forget(each.name)
+    print(f"{_short(path)} is as it was handed out")
+
+
+def _place_to_keep(name: str, kind: str) -> str:
+    """Return the path for something that a learner has written, beside the notes on the course."""
+    from minidocker.course import progress
+
+    folder = f"{os.path.dirname(progress.path())}/course-kept"
+    os.makedirs(folder, exist_ok=True)
+    return f"{folder}/{name}-{time.strftime('%Y%m%d-%H%M%S')}.{kind}"
+
+
 def watch(call: Call) -> int:
     """Judge again whenever the notebook is saved, and go on to the next exercise after a pass; ctrl-c ends it."""
     from minidocker.course import catalogue
-    from minidocker.course.notebook import NotANotebook
 
     course = catalogue.load()
     try:
@@ -149,7 +203,7 @@ def watch(call: Call) -> int:
             print(_coloured(f"{exercise.name} in {_short(course.path(exercise))}", _BOLD), flush=True)
             try:
                 passed = _judge(course, exercise)
-            except NotANotebook as error:  # it is being saved, or will be once more
+            except catalogue.Lost as error:  # it is being saved, or will be once more
                 print(error)
                 passed = False
             if passed and not call.words:
@@ -200,7 +254,7 @@ def solution(call: Call) -> int:
     from minidocker.course import catalogue, progress
 
     course = catalogue.load()
-    exercise = course.get(call.word(0))
+    exercise = _named(course, call)
     if not course.complete:
         raise MinidockerError("this copy of the course comes without solutions")
     if not progress.mark(exercise.name).solved and not call["anyway"]:
@@ -213,12 +267,14 @@ def solution(call: Call) -> int:
     return 0
 
 
-def _named_or_current(course: "Course", call: Call) -> "Exercise":
-    """Return the exercise that is named, else the current one. Raises: MinidockerError where all are solved."""
-    exercise = course.get(call.word(0)) if call.words else _current(course)
-    if exercise is None:
-        raise MinidockerError("every exercise is solved: name one, see 'minidocker course list'")
-    return exercise
+def _named(course: "Course", call: Call) -> "Exercise":
+    """Return the exercise that is named. Raises: UsageError."""
+    from minidocker.course.catalogue import NoSuchExercise
+
+    try:
+        return course.get(call.word(0))
+    except NoSuchExercise as error:
+        raise UsageError(f"Error: {error}", WRONG_USE) from None
 
 
 def _current(course: "Course") -> "Exercise | None":
@@ -271,7 +327,7 @@ COMMANDS = {
     "course next": Command(next_one, root=False),
     "course check": Command(
         check,
-        "[NAME]",
+        "[NAME|SECTION]",
         at_most=None,
         root=False,
         about="Without NAME, that is the first exercise that is not solved.\n"
@@ -280,7 +336,7 @@ COMMANDS = {
     "course hint": Command(hint, "[NAME]", at_most=1, root=False, about="Each time, one hint more is shown."),
     "course reset": Command(
         reset,
-        "[OPTIONS] NAME",
+        "[OPTIONS] NAME|SECTION",
         (Option("force", "bool", "Also when something was written there; it is kept in a file", "f"),),
         at_least=1,
         at_most=1,

@@ -8,16 +8,18 @@ A cell is known by its grade_id: "setup"; NAME is the task, NAME-solution, NAME-
 
 import os
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from minidocker.course import generate
 from minidocker.course import notebook as notebooks
-from minidocker.course.notebook import Cell, Notebook
+from minidocker.course.notebook import Cell, NotANotebook, Notebook
 from minidocker.errors import MinidockerError
 
 _HEAD = re.compile(r"\*(\d+) minutes · (\d+) points?(?: · becomes `(minidocker(?:\.\w+)+)`)?\*")
 _HINT = re.compile(r"<details>\s*<summary>[^<]*</summary>\s*(.*?)\s*</details>", re.DOTALL)
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
+_NEAR = 0.75  # how like a name another one is that was meant, of 1
 _TASK_FORM = (
     "an exercise's task begins with '## Title', then '*15 minutes · 4 points · becomes `minidocker.module.name`*' "
     "(the last part may be left out)"
@@ -30,6 +32,10 @@ class BadExercise(MinidockerError):
 
 class NoSuchExercise(MinidockerError):
     """No exercise of that name."""
+
+
+class Lost(NotANotebook):
+    """A learner's notebook is missing, or is none any more."""
 
 
 class Test(NamedTuple):
@@ -77,20 +83,25 @@ class Course(NamedTuple):
                 return exercise
         import difflib
 
-        near = difflib.get_close_matches(name, [exercise.name for exercise in self.exercises], n=1)
+        if inside := self.section(name):
+            raise NoSuchExercise(f"{name} is a section: name one of its exercises, {_names(inside)}")
+        near = difflib.get_close_matches(name, [exercise.name for exercise in self.exercises], n=1, cutoff=_NEAR)
         hint = f": did you mean {near[0]}?" if near else ": see 'minidocker course list'"
         raise NoSuchExercise(f"no exercise is called {name!r}{hint}")
+
+    def section(self, name: str) -> tuple[Exercise, ...]:
+        """Return the exercises of a section, named as it is or by its notebook's path; none where there is none."""
+        section = os.path.basename(name).removesuffix(".ipynb")
+        return tuple(exercise for exercise in self.exercises if exercise.section == section)
 
     def path(self, exercise: Exercise) -> str:
         """Return the notebook in which the learner writes this exercise."""
         return f"{self.folder}/exercises/{exercise.section}.ipynb"
 
     def written(self, exercise: Exercise) -> str:
-        """Return what stands in the learner's solution cell; the stub where there is no such notebook or cell."""
-        path = self.path(exercise)
-        if not os.path.exists(path):
-            return exercise.stub
-        return next((c.source for c in notebooks.read(path).cells if _solves(c, exercise.name)), exercise.stub)
+        """Return what stands in the learner's solution cell, the stub where there is no such cell. Raises: Lost."""
+        cells = learners(self.path(exercise)).cells
+        return next((cell.source for cell in cells if _solves(cell, exercise.name)), exercise.stub)
 
     def write(self, exercise: Exercise, source: str) -> None:
         """Put `source` into the learner's solution cell. Raises: MinidockerError where there is none; OSError."""
@@ -100,6 +111,30 @@ class Course(NamedTuple):
             raise MinidockerError(f"{path} has no cell {exercise.name}-solution any more: restore the notebook")
         cells = [cell._replace(source=source) if _solves(cell, exercise.name) else cell for cell in book.cells]
         notebooks.write(path, Notebook(tuple(cells), book.metadata))
+
+    def restore(self, exercise: Exercise) -> None:
+        """Make the learner's whole notebook anew. Raises: MinidockerError where there are no solutions; OSError."""
+        if not self.complete:
+            raise MinidockerError("this copy of the course cannot make a notebook anew: take it from the hand-out")
+        os.makedirs(f"{self.folder}/exercises", exist_ok=True)
+        book = notebooks.read(f"{self.folder}/solutions/{exercise.section}.ipynb")
+        notebooks.write(self.path(exercise), generate.exercise_notebook(book))
+
+
+def learners(path: str) -> Notebook:
+    """Return a learner's notebook. Raises: Lost where it is missing or broken, with what restores it; OSError."""
+    section = os.path.basename(path).removesuffix(".ipynb")
+    try:
+        return notebooks.read(path)
+    except FileNotFoundError:
+        raise Lost(f"{path} is missing: 'minidocker course reset {section}' (or git) restores it") from None
+    except NotANotebook as problem:
+        way = f"'minidocker course reset --force {section}' moves it aside and puts a new one in its place"
+        raise Lost(f"{problem}; {way}") from problem
+
+
+def _names(exercises: Iterable[Exercise]) -> str:
+    return ", ".join(exercise.name for exercise in exercises)
 
 
 def _solves(cell: Cell, name: str) -> bool:

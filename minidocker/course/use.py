@@ -193,6 +193,8 @@ def _written(section: str) -> list[Mine]:
 
     found = []
     for path in [path for word in section.split(",") for path in _notebooks(word)]:
+        if _can_be_restored(path):
+            catalogue.learners(path)  # says how, where it is missing or broken
         for exercise in catalogue.read(path):
             if exercise.replaces and STUB[-1] not in exercise.solution:
                 function = _run(exercise.name, exercise.replaces, exercise.setup, exercise.solution)
@@ -209,10 +211,17 @@ def _notebooks(word: str) -> list[str]:
         return sorted(f"{word}/{name}" for name in os.listdir(word) if name.endswith(".ipynb") and name[0] != ".")
     if os.path.exists(word):
         return [word]
-    path = f"{catalogue.folder()}/exercises/{word.removesuffix('.ipynb')}.ipynb"
-    if "/" not in word and os.path.exists(path):
+    path = f"{catalogue.folder()}/exercises/{word.removesuffix('.ipynb')}.ipynb" if "/" not in word else word
+    if os.path.exists(path) or _can_be_restored(path):
         return [path]
     raise InvalidArgument(f"{word!r} is neither a notebook nor a section of the course, such as 03_pull")
+
+
+def _can_be_restored(path: str) -> bool:
+    """Say whether a path is that of a learner's notebook in a course that has its solution."""
+    folder, name = os.path.split(os.path.abspath(path))
+    course, kind = os.path.split(folder)
+    return kind == "exercises" and os.path.exists(f"{course}/solutions/{name}")
 
 
 def _run(exercise: str, name: str, setup: str, source: str) -> Callable[..., Any]:

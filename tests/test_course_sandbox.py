@@ -2,9 +2,11 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Generator, Iterator
@@ -40,11 +42,42 @@ def test_the_plan_shows_the_system_python_and_this_package_and_no_more() -> None
     own = {sys.base_prefix, sys.prefix, sandbox.PACKAGE, images.path if images else ""}
     assert set(shown) <= {*sandbox._SYSTEM, *own}
     mounts = sandbox.plan(shown)
-    assert all(attach.flags & MS_BIND and attach.source == attach.target for attach in mounts)
+    assert all(attach.flags & MS_BIND and sandbox.in_room(attach.source) == attach.target for attach in mounts)
     assert all(attach.flags == MS_BIND | MS_REC for attach in mounts if not attach.source.startswith("/dev/"))
     for hidden in ("solutions", "exercises", "tests"):
         assert sandbox.shows(f"{PROJECT}/{hidden}") == ""
     assert sandbox.shows(f"{sandbox.PACKAGE}/course") and sandbox.shows("/usr/share/course")
+
+
+BELOW_TMP = (
+    "import sys; sys.path.insert(0, sys.argv[1])\n"
+    "from minidocker.course.pool import Job, Limits, Pool\n"
+    "with Pool(1, Limits()) as pool:\n"
+    "    for done in pool.run([Job('x', '01_first', sys.argv[2], {'double': sys.argv[3]})] * 2):\n"
+    "        print(done.trouble, [verdict.passed for verdict in done.verdicts], done.verdicts[0].printed)\n"
+)
+LOOKS_AROUND = (
+    "import errno, os, minidocker\nplace = os.path.dirname(minidocker.__file__)\n"
+    "def fails(call, *args):\n    try:\n        call(*args)\n    except OSError as error:\n"
+    "        return errno.errorcode[error.errno]\n"
+    "print([name for name in os.listdir('/tmp') if 'exercise' not in name], end=' ')\n"
+    "print(fails(open, place + '/new', 'w'), fails(os.rename, place, place + 's'))\n"
+    "import minidocker.course.lab\nopen('/tmp/left', 'w').close()\n"
+)
+
+
+def test_a_clone_below_tmp_grades_and_its_files_are_not_in_the_learners_tmp(grader: Grader) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as clone:
+        os.chmod(clone, 0o755)
+        shutil.copytree(sandbox.PACKAGE, f"{clone}/minidocker")
+        command = [sys.executable, "-I", "-c", BELOW_TMP, clone, grader.folder, LOOKS_AROUND + HONEST]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines() == [" [True] [] EROFS EROFS", ""] * 2, done.stdout + done.stderr
+
+
+def test_only_what_is_below_tmp_has_another_path_in_the_room() -> None:
+    assert sandbox.in_room("/tmp/clone/minidocker") == "/shown/tmp/clone/minidocker"
+    assert [sandbox.in_room(path) for path in ("/usr", "/tmpfiles", "/opt/tmp")] == ["/usr", "/tmpfiles", "/opt/tmp"]
 
 
 def test_a_link_into_what_is_shown_is_seen_through(tmp_path: Any) -> None:

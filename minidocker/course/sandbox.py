@@ -36,6 +36,7 @@ _SYSTEM = (
     *("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc/ld.so.cache", "/etc/alternatives"),
     *("/etc/protocols", "/etc/services"),  # by which programs name numbers
 )
+_ASIDE = "/shown"  # before the paths in the room of what this machine has below /tmp
 _STAGES = ("/mnt", "/srv", "/media", "/opt", "/home")  # where the room's root is mounted until it is the root
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 _LINKS = {f"/dev/{name}": f"/proc/self/fd/{number}" for number, name in enumerate(("stdin", "stdout", "stderr"))}
@@ -113,10 +114,20 @@ def _mount_points() -> list[str]:
         return [re.sub(r"\\(\d{3})", lambda found: chr(int(found[1], 8)), line.split()[4]) for line in mountinfo]
 
 
+def in_room(path: str) -> str:
+    """Return where the room has what is at `path` on this machine: nothing of ours may be in its /tmp. Pure.
+
+    A new /tmp would hide it; and in a /tmp that learners share, they could put files of their own in its place: a mount
+    point can be renamed and removed from a mount namespace in which nothing is mounted there. See: rename(2), EBUSY.
+    """
+    return f"{_ASIDE}{path}" if _below(path, ["/tmp"]) else path
+
+
 def plan(shown: Iterable[str]) -> list[Attach]:
     """Say what of this machine is mounted in the room's root, in order. Pure, but for the kinds of files."""
     binds = MS_BIND | MS_REC
-    mounts = [Attach(path, path, flags=binds, file=os.path.isfile(path)) for path in shown if not os.path.islink(path)]
+    files = [path for path in shown if not os.path.islink(path)]
+    mounts = [Attach(path, in_room(path), flags=binds, file=os.path.isfile(path)) for path in files]
     return mounts + [Attach(f"/dev/{name}", f"/dev/{name}", flags=MS_BIND, file=True) for name in _DEVICES]
 
 
@@ -140,7 +151,7 @@ def lay_out(place: str) -> None:
             file.write(text)
     links = {path: os.readlink(path) for path in shown if os.path.islink(path)}
     for path, target in {**links, **_LINKS}.items():
-        os.symlink(target, place + path)
+        os.symlink(target, place + in_room(path))
     _make_read_only(place)
 
 
@@ -170,6 +181,22 @@ def enter_room(place: str) -> None:
     syscalls.mount("proc", f"{place}/proc", "proc", quiet)
     syscalls.mount("sysfs", f"{place}/sys", "sysfs", quiet)
     rootfs.pivot(place, 0)
+    _find_aside()
+
+
+def _find_aside() -> None:
+    """Have this process look in the room for what it has known by a path outside: modules, Python, the images."""
+    for module in list(sys.modules.values()):
+        if isinstance(file := getattr(module, "__file__", None), str):
+            module.__file__ = in_room(file)
+        if isinstance(paths := getattr(module, "__path__", None), list):
+            paths[:] = [in_room(path) for path in paths]
+    sys.path[:] = [in_room(path) for path in sys.path]
+    sys.path_importer_cache.clear()
+    for name in ("prefix", "exec_prefix", "base_prefix", "base_exec_prefix", "executable"):
+        setattr(sys, name, in_room(getattr(sys, name)))
+    if shown := os.environ.get("MINIDOCKER_EMBEDDED"):
+        os.environ["MINIDOCKER_EMBEDDED"] = in_room(shown)
 
 
 def renew_tmp(limits: Limits) -> None:

@@ -25,6 +25,7 @@ _LATEST = 50  # results by which the time left is told
 
 def grade(call: Call) -> int:
     """Grade submissions, print the marks, and write them in every form."""
+    from minidocker.course import classroom
     from minidocker.course.grade import grade as graded
     from minidocker.course.grade import printable
 
@@ -51,7 +52,8 @@ def grade(call: Call) -> int:
         return INTERRUPTED
     progress.end()
     _print_marks(results)
-    _publish(rules.out, call["show-hidden"])
+    classroom.report(rules.out, call["show-hidden"])  # of all that has been graded by now, also other assignments
+    print(f"\nThe pages: {rules.out}/index.html", file=sys.stderr)
     for weaker in pools[0].weaker if pools else ():
         print(f"weaker on this machine: {weaker}", file=sys.stderr)
     troubles = [result for result in results if result.trouble]
@@ -88,16 +90,6 @@ def _pool(call: Call, rules: "Rules") -> "Pool":
     from minidocker.course.pool import Pool
 
     return Pool(call["workers"] or len(os.sched_getaffinity(0)), rules.of_judge)
-
-
-def _publish(out: str, show_hidden: bool) -> None:
-    """Write all marks that there are by now, also of other assignments, in the forms that others read."""
-    from minidocker.course import exports, pages, result
-
-    results = list(result.read_all(out))
-    exports.write_all(out, results, show_hidden)
-    pages.write_all(out, results, show_hidden)
-    print(f"\nThe pages: {out}/index.html", file=sys.stderr)
 
 
 class Progress:

@@ -159,5 +159,6 @@ def test_the_course_is_where_one_is_or_above_or_named(tmp_path: str, monkeypatch
     monkeypatch.delenv("MINIDOCKER_COURSE", raising=False)
     monkeypatch.chdir(below)
     assert catalogue.folder() == f"{tmp_path}/course"
+    make_course(f"{tmp_path}/other", exercise_cells(TESTS))
     monkeypatch.setenv("MINIDOCKER_COURSE", f"{tmp_path}/other")
     assert catalogue.folder() == f"{tmp_path}/other"

@@ -82,6 +82,18 @@ def test_check_where_there_is_no_course_exits_with_2(
     assert Typed(capsys, "check").code == 2
 
 
+@pytest.mark.parametrize("line", ["list", "next", "check", "progress", "hint double"])
+@pytest.mark.parametrize("folder", ["nope", "empty"])
+def test_a_folder_that_is_named_and_holds_no_course_is_told(
+    course: Course, monkeypatch: pytest.MonkeyPatch, capsys: Any, line: str, folder: str
+) -> None:
+    os.makedirs(f"{course.folder}/empty/exercises")
+    monkeypatch.setenv("MINIDOCKER_COURSE", f"{course.folder}/{folder}")
+    typed = Typed(capsys, *line.split())
+    assert typed.code != 0 and not typed.out
+    assert f"there is no course in {course.folder}/{folder}" in typed.err
+
+
 def test_next_shows_the_task_and_its_file(course: Course, capsys: Any) -> None:
     typed = Typed(capsys, "next")
     assert typed.out.startswith("double in exercises/01_first.ipynb\n\n## Double it\n")

@@ -150,7 +150,7 @@ def test_a_syntax_error_charges_its_exercise_only(pupils: Class) -> None:
     got = pupils.of(pupils.with_code("def double(:\n    return", TRIPLE))
     assert states(got) == [("double", "does not run", 0), ("triple", "graded", 2)]
     assert got.exercises[0].tests[0].message.startswith("SyntaxError")
-    assert got.exercises[0].tests[0].where == "line 1: def double(:"
+    assert got.exercises[0].tests[0].where.splitlines()[0] == "line 1: def double(:"
     assert got.notes == ()
 
 
@@ -262,6 +262,12 @@ def test_half_characters_and_commands_to_terminals_do_no_harm(pupils: Class) -> 
     assert pupils.of(json.dumps(book).encode()).exercises[0].earned == 4
     trouble = pupils.of(b'{"nbformat": "\\u001b[2J", "cells": []}').trouble
     assert "\x1b" not in trouble and "is not 4" in trouble
+
+
+def test_trouble_is_told_in_one_line(pupils: Class) -> None:
+    pupils.pool.trouble = 'the judge has failed:\n  File "x", line 4\r\n\tNo module\n'
+    got = pupils.of(pupils.with_code(body(RIGHT)))
+    assert got.trouble == 'the grader has failed: the judge has failed: File "x", line 4 No module'
 
 
 def test_the_graders_own_failure_is_trouble_and_not_kept(pupils: Class) -> None:
@@ -641,6 +647,15 @@ def test_a_line_that_cannot_be_understood_ends_with_2(
     monkeypatch.setenv("MINIDOCKER_COURSE", f"{pupils.folder}/course")
     assert main.main(["grade", *line.split()]) == 2
     assert capsys.readouterr().err
+
+
+def test_a_folder_that_is_named_and_holds_no_course_is_told(
+    pupils: Class, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    pupils.hand_in("kim.ipynb", pupils.handed_out())
+    monkeypatch.setenv("MINIDOCKER_COURSE", "/nope")
+    assert main.main(["grade", "--out", pupils.out, f"{pupils.folder}/class"]) == 2
+    assert "there is no course in /nope" in capsys.readouterr().err
 
 
 def test_the_marks_are_printed_and_the_exit_code_says_whether_all_are_there(

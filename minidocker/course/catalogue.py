@@ -34,6 +34,10 @@ class NoSuchExercise(MinidockerError):
     """No exercise of that name."""
 
 
+class NoCourse(MinidockerError):
+    """No folder that is named, or that one is in, holds the course."""
+
+
 class Lost(NotANotebook):
     """A learner's notebook is missing, or is none any more."""
 
@@ -144,9 +148,14 @@ def _solves(cell: Cell, name: str) -> bool:
 def folder() -> str:
     """Return the course's folder: MINIDOCKER_COURSE, or the current one or one above it, or the project's own.
 
-    Raises: MinidockerError where there is none.
+    Raises: NoCourse where one is in none; MinidockerError where the one that is named is none.
     """
     if named := os.environ.get("MINIDOCKER_COURSE"):
+        kinds = [f"{os.path.abspath(named)}/{kind}" for kind in ("solutions", "exercises")]
+        if not any(name.endswith(".ipynb") for kind in kinds if os.path.isdir(kind) for name in os.listdir(kind)):
+            raise MinidockerError(
+                f"there is no course in {named}: name the folder that holds exercises/ in MINIDOCKER_COURSE"
+            )
         return os.path.abspath(named)
     place = os.getcwd()
     above = [place]
@@ -157,9 +166,7 @@ def folder() -> str:
     for candidate in [*above, project]:
         if any(_sections(f"{candidate}/{kind}") for kind in ("solutions", "exercises")):
             return candidate
-    raise MinidockerError(
-        "the course is not here: go to the folder that holds exercises/, or name it in MINIDOCKER_COURSE"
-    )
+    raise NoCourse("the course is not here: go to the folder that holds exercises/, or name it in MINIDOCKER_COURSE")
 
 
 def load(place: str = "") -> Course:

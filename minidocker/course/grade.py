@@ -97,12 +97,12 @@ def known(paths: Iterable[str], wanted: str = "") -> dict[str, str]:
     """Return the teacher's notebook of every assignment, by its name.
 
     It is `wanted` where that is a path, or in nbgrader's `source` beside `submitted`, or in the course's folder.
-    Raises: MinidockerError where there is none.
+    Raises: MinidockerError where there is none, or MINIDOCKER_COURSE names a folder without one.
     """
     if wanted.endswith(".ipynb"):
         return {os.path.basename(wanted).removesuffix(".ipynb"): wanted}
     found: dict[str, str] = {}
-    with contextlib.suppress(MinidockerError):
+    with contextlib.suppress(catalogue.NoCourse):
         folder = catalogue.folder()
         kind = next(kind for kind in ("solutions", "exercises") if os.path.isdir(f"{folder}/{kind}"))
         for name in sorted(os.listdir(f"{folder}/{kind}")):
@@ -250,7 +250,7 @@ class _Class:
             assignment = self.course.get(found.assignment)
             points, by = assignment.points, by._replace(assignment_sha256=assignment.sha256, mode=assignment.mode)
         late = submission.is_late(found.file, self.rules.due)
-        name, said = found.assignment, printable(trouble)[:_LONGEST]
+        name, said = found.assignment, printable(" ".join(trouble.split()))[:_LONGEST]
         self._done(Result(found.student, name, found.file, sha256, late, points, 0, (), (), said, by))
 
     def _done(self, made: Result) -> None:

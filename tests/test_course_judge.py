@@ -8,6 +8,7 @@ import pytest
 
 from coursekit import SETUP, exercise_cells, make_course, one, solution
 from minidocker.course import judge as judges
+from minidocker.course import report
 from minidocker.course.judge import NOT_WRITTEN, Outcome, Verdict, judge, judge_apart
 from minidocker.errors import MinidockerError
 
@@ -57,7 +58,42 @@ def test_an_error_in_the_code_is_told_with_its_line(tmp_path: str) -> None:
 
 def test_a_cell_that_cannot_be_read_is_told_with_its_line(tmp_path: str) -> None:
     verdict = verdict_on(tmp_path, "def double(number):\n    return number *\n")
-    assert verdict.tests[1] == Outcome("big", 2, 0, "SyntaxError: invalid syntax", "line 2: return number *")
+    assert verdict.tests[1] == Outcome(
+        "big", 2, 0, "SyntaxError: invalid syntax", f"line 2: return number *\n{' ' * 28}^"
+    )
+
+
+def test_code_that_cannot_be_run_is_told_once_with_the_place(tmp_path: str) -> None:
+    exercise = one(tmp_path, TESTS)
+    assert report.text(exercise, judge(exercise, "def double(number):\n    return number *\n")) == (
+        "Double it: 0 of 4 points\n"
+        "      SyntaxError: invalid syntax\n"
+        "      your line 2: return number *\n"
+        "                                  ^\n"
+        "  ✗ small (2 points)\n"
+        "  ✗ big (2 points)"
+    )
+
+
+def test_a_scenes_line_is_not_called_the_learners(tmp_path: str) -> None:
+    scene = "def quick():\n    return double(1)\nTWO = double(1)"
+    verdict = verdict_on(tmp_path, "def twice(number):\n    return 2", scene=scene)
+    assert verdict.tests[0] == Outcome("small", 2, 0, "double is not defined: the solution's cell has to define it")
+    verdict = verdict_on(tmp_path, "def double(number):\n    return 2", scene="TWO = double()")
+    assert verdict.tests[0].where == ""
+    verdict = verdict_on(tmp_path, "def double(number):\n    return 2 / 0", scene="TWO = double(1)")
+    assert verdict.tests[0].where == "line 2: return 2 / 0"
+
+
+def test_after_a_hang_the_other_tests_get_less_time(tmp_path: str) -> None:
+    exercise = one(tmp_path, {**TESTS, "zero": "assert double(0) == 0"})
+    code = "import time\ndef double(number):\n    time.sleep(60 if number else 0)\n    return 0"
+    verdict = judge(exercise, code, 0.5, after_hang=0.2)
+    assert messages(verdict) == [
+        "your code did not answer within 0.5 seconds",
+        "your code did not answer within 0.2 seconds: a test may take 0.5, but an earlier one has taken them all",
+        "",
+    ]
 
 
 def test_a_helper_in_another_cell_is_told(tmp_path: str) -> None:

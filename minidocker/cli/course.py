@@ -90,7 +90,7 @@ def _verdict(course: "Course", exercise: "Exercise") -> "Verdict":
     """Judge what is written in the notebook; note and print the verdict. Raises: Lost."""
     from minidocker.course import judge, progress, report
 
-    verdict = judge.judge(exercise, course.written(exercise))
+    verdict = judge.judge(exercise, course.written(exercise), after_hang=judge.AFTER_HANG)
     progress.judged(exercise.name, verdict.earned, verdict.points)
     for line in report.lines(exercise, verdict):
         sign = line.strip()[:1]

@@ -24,6 +24,7 @@ from minidocker.course.values import Trace, compiled
 from minidocker.errors import MinidockerError
 
 SECONDS = 10.0  # that one test may take
+AFTER_HANG = 1.0  # that a test may take after another has taken all its time: a learner waits for the verdict
 _LONGEST = 120  # seconds of a whole judgement in another process
 _PROGRAM = "import sys; sys.path.insert(0, sys.argv[1]); from minidocker.course import judge; judge.main()"
 NOT_WRITTEN = "not written yet"
@@ -82,15 +83,18 @@ class _Failed(Exception):
         self.hidden = False
 
 
-def judge(exercise: Exercise, code: str, seconds: float = SECONDS, start: Start = Learner) -> Verdict:
+def judge(
+    exercise: Exercise, code: str, seconds: float = SECONDS, start: Start = Learner, after_hang: float = 0
+) -> Verdict:
     """Judge `code` as the solution of an exercise; each test may take so many seconds.
 
+    `after_hang`: less, for the tests after one that did not end in time; marks are given without it.
     `start` makes the learner's process: by itself, one that is apart and no more; see `minidocker.course.boxes`.
     """
     names: dict[str, Any] = {"__name__": "exercise"}
     with contextlib.redirect_stdout(io.StringIO()):
         exec(compiled(exercise.setup, "<setup>"), names)  # noqa: S102, the course's own
-    court = _Court(exercise, code, seconds, names, start)
+    court = _Court(exercise, code, seconds, names, start, after_hang or seconds)
     try:
         outcomes = tuple(court.hear(test) for test in exercise.tests)
     finally:
@@ -101,11 +105,20 @@ def judge(exercise: Exercise, code: str, seconds: float = SECONDS, start: Start 
 class _Court:
     """One judgement: the learner's process, started when a test needs it and anew after it has ended."""
 
-    def __init__(self, exercise: Exercise, code: str, seconds: float, names: dict[str, Any], start: Start) -> None:
+    def __init__(
+        self,
+        exercise: Exercise,
+        code: str,
+        seconds: float,
+        names: dict[str, Any],
+        start: Start,
+        after_hang: float,
+    ) -> None:
         self.start = start
         self.exercise = exercise
         self.code = code
-        self.seconds = seconds
+        self.seconds = self.next_seconds = self.allowed = seconds
+        self.after_hang = min(seconds, after_hang)
         self.names = names
         self.printed = ""
         self._learner: Learner | None = None
@@ -142,7 +155,7 @@ class _Court:
             return
         known = {name: thing for name, thing in self.names.items() if isinstance(thing, type)}
         self._learner = self.start(known)
-        self._learner.allow(self.seconds)
+        self._allow(self.seconds)
         exercise = self.exercise
         cells = [("setup", exercise.setup), (f"for {exercise.name}", self.code), ("scene", exercise.scene)]
         try:
@@ -151,6 +164,11 @@ class _Court:
         except BaseException as error:  # noqa: BLE001, a learner's cell may raise whatever it likes
             self._unloadable = self._failure(error, "")
             raise self._unloadable from None
+
+    def _allow(self, seconds: float) -> None:
+        assert self._learner is not None  # noqa: S101, it has been started
+        self.allowed = seconds
+        self._learner.allow(seconds)
 
     def _is_theirs(self, name: str) -> bool:
         """Say whether a name means the learner's in a test: never what the set-up or Python itself has given it.
@@ -162,8 +180,7 @@ class _Court:
 
     def _run(self, test: Test) -> None:
         """Run a test's cell. Raises: _Failed."""
-        assert self._learner is not None  # noqa: S101, `_load` has just run
-        self._learner.allow(self.seconds)
+        self._allow(self.next_seconds)
         file = f"<test {test.name}>"
         linecache.cache[file] = (len(test.source), None, test.source.splitlines(keepends=True), file)
         try:
@@ -183,11 +200,11 @@ class _Court:
         if isinstance(error, Gone):
             return self._gone(str(error))
         if isinstance(trace, Trace):
-            return _theirs(error, trace, self.code)
+            return _theirs(error, trace, self.code, defined(self.exercise.stub))
         if isinstance(error, AssertionError) and str(error):
             return _Failed(str(error))
         if isinstance(error, NameError) and error.name and error.name not in self._defined:
-            return _Failed(f"{error.name} is not defined: the solution's cell has to define it")
+            return _undefined(error.name)
         frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
         place = f" at `{frames[-1].line}`" if frames else ""
         if isinstance(error, AssertionError):
@@ -198,17 +215,29 @@ class _Court:
         """End a process that does not answer any more, so that the next test gets a new one."""
         assert self._learner is not None  # noqa: S101, it has just not answered
         if "in time" in reason:
-            reason = f"your code did not answer within {self.seconds:g} seconds"
+            reason = f"your code did not answer within {self.allowed:g} second{'s' * (self.allowed != 1)}"
+            if self.allowed < self.seconds:
+                reason += f": a test may take {self.seconds:g}, but an earlier one has taken them all"
+            self.next_seconds = self.after_hang
         elif "has ended" in reason:
             reason += f" before it answered ({self._learner.ending()})"
         self.close()
         return _Failed(reason)
 
 
-def _theirs(error: BaseException, trace: Trace, code: str) -> _Failed:
-    """Return what to tell of an error that was raised in the learner's process."""
-    where = f"line {trace.line}: {trace.source}" if trace.line else ""
-    if isinstance(error, NameError):
+def _undefined(name: str) -> _Failed:
+    return _Failed(f"{name} is not defined: the solution's cell has to define it")
+
+
+def _theirs(error: BaseException, trace: Trace, code: str, wanted: list[str]) -> _Failed:
+    """Return what to tell of an error that was raised in the learner's process; `wanted` has to be defined there."""
+    place = f"line {trace.line}: "
+    source = trace.source.replace("\n", "\n" + " " * len(f"your {place}"))  # a mark stays below what it marks
+    where = f"{place}{source}" if trace.line else ""
+    unknown = re.match(r"name '(\w+)' is not defined", trace.text) if isinstance(error, NameError) else None
+    if unknown and not where and unknown[1] in wanted:
+        return _undefined(unknown[1])
+    if unknown and where:
         where += " (only the solution's cell is judged, with what the set-up imports)"
     text = re.sub(r" \(<[^>]*>, line \d+\)$", "", trace.text)  # of a SyntaxError: the line is in `where`
     if isinstance(error, NotImplementedError) and not trace.text and STUB[-1] in code:
@@ -248,4 +277,4 @@ def main() -> None:
 
     answer, sys.stdout = sys.stdout, sys.stderr
     folder, name, code = json.load(sys.stdin)
-    json.dump(judge(catalogue.load(folder).get(name), code), answer)
+    json.dump(judge(catalogue.load(folder).get(name), code, after_hang=AFTER_HANG), answer)

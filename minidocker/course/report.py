@@ -4,8 +4,9 @@ import html
 from collections.abc import Iterator
 
 from minidocker.course.catalogue import Exercise
-from minidocker.course.judge import NOT_WRITTEN, Verdict
+from minidocker.course.judge import NOT_WRITTEN, Outcome, Verdict
 
+_DEEP = 6  # columns by which what has failed is indented
 PASSED, FAILED = "✓", "✗"
 PRINTED = "your code printed:"
 _STYLE = "border-left:4px solid {};padding:.3em 0 .3em 1em;margin:.3em 0"
@@ -32,14 +33,21 @@ def lines(exercise: Exercise, verdict: Verdict) -> list[str]:
 
 
 def _tests(verdict: Verdict) -> Iterator[str]:
+    """Yield a line for each test, and what has failed: once, where the code cannot be run at all."""
+    once = not verdict.loaded and len({(test.message, test.where) for test in verdict.tests}) == 1
+    if once:
+        yield from _failure(verdict.tests[0])
     for test in verdict.tests:
         passed = test.earned == test.points
         points = f"{test.points} point{'s' * (test.points != 1)}"
         yield f"  {PASSED if passed else FAILED} {test.name.replace('_', ' ')} ({points})"
-        if not passed and test.message != NOT_WRITTEN:
-            yield from (f"      {line}" for line in test.message.splitlines())
-            if test.where:
-                yield f"      your {test.where}"
+        if not passed and not once:
+            yield from _failure(test)
+
+
+def _failure(test: Outcome) -> Iterator[str]:
+    told = [test.message, *([f"your {test.where}"] if test.where else [])] if test.message != NOT_WRITTEN else []
+    yield from (" " * _DEEP + line for text in told for line in text.splitlines())
 
 
 def text(exercise: Exercise, verdict: Verdict) -> str:
@@ -52,8 +60,8 @@ def as_html(exercise: Exercise, verdict: Verdict) -> str:
     parts = [f"<div style='{_STYLE.format(_GREEN if verdict.passed else _RED)}'>"]
     parts.append(f"<b>{html.escape(headline(exercise, verdict))}</b>")
     for line in _tests(verdict):
-        indent = len(line) - len(line.lstrip())
-        shown = html.escape(line.strip())
+        indent = min(len(line) - len(line.lstrip()), _DEEP)
+        shown = html.escape(line[indent:])
         colour = {PASSED: _GREEN, FAILED: _RED}.get(line.strip()[:1], "")
         style = f"padding-left:{indent // 2}em" + (f";color:{colour}" if colour else "")
         style += ";font-family:monospace;white-space:pre-wrap" if indent > 2 else ""

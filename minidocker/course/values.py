@@ -29,6 +29,7 @@ Each = Callable[[Any], list[Any]]
 _MOST_YIELDED = 200_000
 _PLAIN = (bool, int, float, str)
 _OWN = re.compile(r"minidocker(\.[a-z]\w*)*")
+_WIDEST = 90  # columns up to which the place in a line is marked
 _CELL = "<your cell"  # how the names of compiled cells begin: see `compiled_as`
 
 
@@ -37,7 +38,10 @@ class Refused(Exception):
 
 
 class Trace(NamedTuple):
-    """Where an error was raised in a learner's cell: line 0 where it was not. `kind` is the class's own name."""
+    """Where an error was raised in a learner's cell: line 0 where it was not. `kind` is the class's own name.
+
+    `source` is that line; of a SyntaxError a second one marks the place.
+    """
 
     kind: str
     text: str
@@ -196,12 +200,28 @@ def traced(error: BaseException) -> Trace:
     except Exception:  # noqa: BLE001, an error of the learner's own may not even have a text
         text = ""
     line, source = 0, ""
-    if isinstance(error, SyntaxError) and str(error.filename).startswith(_CELL):
-        line, source = error.lineno or 0, (error.text or "").strip()
+    if isinstance(error, SyntaxError) and _is_learners(str(error.filename)):
+        line, source = error.lineno or 0, _marked(error)
     for frame in traceback.extract_tb(error.__traceback__):
-        if frame.filename.startswith(_CELL):
+        if _is_learners(frame.filename):
             line, source = frame.lineno or 0, frame.line or ""
     return Trace(type(error).__name__, text[:4000], line, source[:200])
+
+
+def _is_learners(file: str) -> bool:
+    """Say whether a file name is that of a cell which learners write: the set-up and the scene are locked."""
+    return file.startswith(_CELL) and file not in (compiled_as("setup"), compiled_as("scene"))
+
+
+def _marked(error: SyntaxError) -> str:
+    """Return the line that cannot be read and, in a second one, Python's mark below the place."""
+    text = (error.text or "").rstrip()
+    source = text.lstrip()
+    begin = (error.offset or 0) - (len(text) - len(source))
+    if not 0 < begin <= _WIDEST:
+        return source
+    end = (error.end_offset or 0) if error.end_lineno == error.lineno else 0
+    return f"{source}\n{' ' * (begin - 1)}{'^' * max(1, min(end, _WIDEST) - (error.offset or 0))}"
 
 
 def unpack_error(data: Json, known: dict[str, Any], other: Callable[[dict[str, Any]], Any]) -> BaseException:

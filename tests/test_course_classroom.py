@@ -108,7 +108,9 @@ def test_a_hand_out_as_an_archive_of_one_section(course: str, tmp_path: Any) -> 
     for name in ("one.zip", "two.zip"):
         assert main(["course", "hand-out", f"{tmp_path}/{name}", "02_second"]) == 0
     with zipfile.ZipFile(f"{tmp_path}/one.zip") as archive:
-        assert archive.namelist() == ["README.md", "exercises/02_second.ipynb"]
+        assert archive.namelist() == ["minidocker-course/README.md", "minidocker-course/exercises/02_second.ipynb"]
+        readme = archive.read("minidocker-course/README.md").decode()
+    assert ". .venv/bin/activate" in readme and "jupyter lab exercises" in readme
     assert (tmp_path / "one.zip").read_bytes() == (tmp_path / "two.zip").read_bytes()
 
 
@@ -238,7 +240,47 @@ def test_what_has_no_place_is_said(course: str, tmp_path: Any) -> None:
         "link.ipynb is passed over: it is a link",
         "mo/01_first.ipynb is passed over: the file is empty",
         "no.zip is passed over: File is not a zip file",
+        "photo.png is passed over: it is neither a notebook nor an archive",
     ]
+
+
+def test_learners_without_a_notebook_are_named(course: str, tmp_path: Any) -> None:
+    put(f"{tmp_path}/in/submitted/kim/01_first.ipynb", written(course))
+    put(f"{tmp_path}/in/submitted/kim/data.csv", b"1")
+    put(f"{tmp_path}/in/submitted/zoe.pdf", b"%PDF")
+    os.makedirs(f"{tmp_path}/in/submitted/eve/01_first")
+    found, notes = collected(course, tmp_path)
+    assert found == [("kim", "01_first")]
+    assert notes == [
+        f"there is no notebook in {tmp_path}/in/submitted/eve",
+        f"{tmp_path}/in/submitted/zoe.pdf is passed over: it is neither a notebook nor an archive",
+    ]
+
+
+def test_a_notebook_that_is_nobodys_among_others_is_told(course: str, tmp_path: Any) -> None:
+    put(f"{tmp_path}/in/01_first.ipynb", written(course))
+    assert collected(course, tmp_path) == ([("in", "01_first")], [])
+    put(f"{tmp_path}/in/kim_01_first.ipynb", written(course))
+    found, notes = collected(course, tmp_path)
+    assert found == [("in", "01_first"), ("kim", "01_first")]
+    path = f"{tmp_path}/in/01_first.ipynb"
+    assert notes == [f"{path} has no learner's name: it is taken for in's, after what it lies in"]
+
+
+def test_the_place_of_a_hand_out_is_not_forgotten(course: str, tmp_path: Any, capsys: Any) -> None:
+    assert main(["course", "hand-out", "02_second"]) != 0
+    assert "02_second is a section" in capsys.readouterr().err
+    assert not os.path.exists("02_second")
+    assert main(["course", "hand-out", "./02_second", "02_second"]) == 0
+
+
+def test_a_wrong_time_and_an_archive_to_grade_say_what_to_do(course: str, tmp_path: Any, capsys: Any) -> None:
+    put(f"{tmp_path}/in.zip", zipped({"kim/01_first.ipynb": written(course)}))
+    for words in (["course", "collect"], ["grade", "--out", f"{tmp_path}/out"]):
+        assert main([*words, "--due", "tomorrow", f"{tmp_path}/in.zip"]) == 2
+        assert "not a time such as 2026-05-31 or '2026-05-31 18:00'" in capsys.readouterr().err
+    assert main(["grade", "--out", f"{tmp_path}/out", f"{tmp_path}/in.zip"]) == 2
+    assert f"'minidocker course collect --to submissions {tmp_path}/in.zip'" in capsys.readouterr().err
 
 
 def test_an_archive_that_is_a_bomb_is_passed_over(course: str, tmp_path: Any) -> None:

@@ -7,6 +7,7 @@ from minidocker.cli.arguments import Call, Command, Option
 from minidocker.errors import MinidockerError
 
 NOT_ALL = 1
+WRONG_USE = 2
 
 
 def hand_out(call: Call) -> int:
@@ -87,6 +88,7 @@ COMMANDS = {
         at_least=1,
         at_most=None,
         root=False,
+        misuse=WRONG_USE,
         about="FROM is a folder or an archive of a class: a folder or an archive for each learner, nbgrader's\n"
         "'submitted', what Moodle or Canvas give to download, or notebooks named after learners.\n"
         "Of several archives, each is one learner's.",

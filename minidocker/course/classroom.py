@@ -18,11 +18,19 @@ from minidocker.errors import MinidockerError
 
 _SECRETS = (f"BEGIN {generate.SOLUTION}", f"BEGIN {generate.HIDDEN_TESTS}")
 _DATE = (1980, 1, 1, 0, 0, 0)  # of everything in an archive: the same content is the same bytes
+_TOP = "minidocker-course"  # the folder that unpacking the archive for learners makes
 _README = """# Exercises
 
 Each notebook in `exercises/` holds the exercises of one section. Write where it says `YOUR CODE HERE`, and leave the
-other cells as they are; they are put back before your notebook is graded. In this folder:
+other cells as they are; they are put back before your notebook is graded.
 
+You need minidocker: `make setup` in its project's folder makes it, once. In each new terminal:
+
+    . .venv/bin/activate            # in the project's folder: now there are `minidocker` and `jupyter`
+
+Then, in this folder:
+
+    jupyter lab exercises           # opens the notebooks in a browser; it keeps its terminal
     minidocker course next          # the task that is next
     minidocker course check         # is it solved? (the tests that you can see)
     minidocker course hint          # one hint more
@@ -63,12 +71,15 @@ cp work/out/gradescope/learner/ASSIGNMENT.json results/results.json ||
 
 
 def hand_out(to: str, sections: Sequence[str] = ()) -> list[str]:
-    """Make a folder, or an archive where `to` ends with .zip, for learners; return what is in it.
+    """Make a folder, or an archive of one where `to` ends with .zip, for learners; return what is in it.
 
     Solutions and hidden tests are left out, as nbgrader leaves them out. Raises: MinidockerError where this copy of the
     course has no solutions, or something is at `to` already; OSError.
     """
     course = _complete()
+    if to in {exercise.section for exercise in course.exercises}:
+        way = f"minidocker course hand-out DIR|FILE.zip {' '.join([to, *sections])}"
+        raise MinidockerError(f"{to} is a section: name where it is to go before it, {way!r}, or ./{to}")
     files = {"README.md": _README.encode()}
     for section in _sections(course, sections):
         book = generate.exercise_notebook(notebooks.read(f"{course.folder}/solutions/{section}.ipynb"))
@@ -81,7 +92,7 @@ def hand_out(to: str, sections: Sequence[str] = ()) -> list[str]:
     if os.path.exists(to) and (not os.path.isdir(to) or os.listdir(to)):
         raise MinidockerError(f"{to} is there already: name another, or move it away")
     if to.endswith(".zip"):
-        _archive(to, files)
+        _archive(to, {f"{_TOP}/{name}": data for name, data in files.items()})
     else:
         for name, data in files.items():
             os.makedirs(os.path.dirname(f"{to}/{name}"), exist_ok=True)

@@ -26,7 +26,8 @@ _MOST_ENTRIES = 20_000  # of one archive
 _MOST_ARCHIVE = 1 << 30  # bytes of one archive
 _MOODLE = re.compile(r"(?P<name>.+?)(?P<late>)_(?P<id>\d+)_assignsubmission_(?:file|onlinetext)_?.*")
 _CANVAS = re.compile(r"(?P<name>[^_]+)(?P<late>_LATE)?_(?P<id>\d+)_\d+_.*")
-_GENERAL = {"submitted", "submissions", "exercises", "notebooks", "course", "handins"}
+_GENERAL = {"submitted", "submissions", "exercises", "notebooks", "course", "handins", "minidocker-course"}
+_BESIDE = (".ipynb", ".zip", ".late")  # files that are looked at, and what `collect` itself puts beside them
 _COPY = re.compile(r"(?: ?\(\d+\)|-\d+)+$")  # what a browser or Canvas adds to the second of one name
 
 
@@ -84,6 +85,7 @@ def collect(
         if not os.path.lexists(source):
             raise MinidockerError(f"there is no {source}")
         handed = list(_handed(os.path.abspath(source), os.path.abspath(to), own, notes))
+        notes += _without(os.path.abspath(source), "", os.path.abspath(to), handed, course, notes)
         inside = not own and not os.path.isdir(source)
         for each in _placed(handed, source, inside, course, due, notes):
             key = (each.student, each.assignment, each.number)
@@ -143,6 +145,28 @@ def _handed(source: str, to: str, own: bool, notes: list[str]) -> Iterator[Hande
         for name in sorted(names):
             if not _passed_over(name):
                 yield from _file(f"{folder}/{name}", (*words, name), notes)
+
+
+def _without(
+    source: str, inner: str, to: str, handed: list[Handed], course: list[Known], notes: list[str]
+) -> list[str]:
+    """Return what has to be said of a class's folder: whose folder holds no notebook, which file is none."""
+    if not os.path.isdir(source):
+        return []
+    found = []
+    for name in sorted(os.listdir(f"{source}/{inner}")):
+        words = (*inner.split("/")[:-1], name)
+        path = f"{source}/{inner}{name}"
+        if _passed_over(name) or path == to:
+            continue
+        if not os.path.isdir(path) or os.path.islink(path):
+            if not name.lower().endswith(_BESIDE) and name != "timestamp.txt":
+                found.append(f"{path} is passed over: it is neither a notebook nor an archive")
+        elif not _folders([name], {each.name for each in course}):
+            found += _without(source, f"{inner}{name}/", to, handed, course, notes)
+        elif not any(each.words[: len(words)] == words for each in handed) and f"{path}/" not in "\n".join(notes):
+            found.append(f"there is no notebook in {path}")
+    return found
 
 
 def _passed_over(name: str) -> bool:
@@ -211,6 +235,8 @@ def _placed(
     folders = [_folders(each.words[:-1], names) for each in handed]
     if inside and all(len(words) > 1 for words in folders) and len({words[0] for words in folders}) == 1:
         folders = [words[1:] for words in folders]
+    nameless = []
+    named = False
     for each, words in zip(handed, folders, strict=True):
         origin = os.path.join(source, *each.words)
         assignment = _assignment(each, course)
@@ -218,9 +244,13 @@ def _placed(
             notes.append(f"{origin} is passed over: neither its cells nor its name say what it is of")
             continue
         student, number, late = _student(words, each.words[-1], assignment)
-        student = student or _stem(os.path.basename(os.path.abspath(source)))
+        named = named or bool(student)
+        if not student:
+            student = _stem(os.path.basename(os.path.abspath(source)))
+            nameless.append(f"{origin} has no learner's name: it is taken for {student}'s, after what it lies in")
         late = late or each.late or (due is not None and each.when > due)
         yield Placed(file_name(student.strip())[:_LONGEST], assignment, origin, each.when, late, each.data, number)
+    notes += nameless if named else []
 
 
 def _folders(words: Iterable[str], names: set[str]) -> tuple[str, ...]:

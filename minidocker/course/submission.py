@@ -56,6 +56,9 @@ def find(paths: Iterable[str], known: Iterable[str], wanted: str = "") -> list[F
     for path in paths:
         if not os.path.lexists(path):
             raise MinidockerError(f"there is no {path}")
+        if path.lower().endswith(".zip") and os.path.isfile(path):
+            way = f"'minidocker course collect --to submissions {path}'"
+            raise MinidockerError(f"{path} is an archive: collect it first, {way}, and grade that folder")
         found += (
             _in_folder(os.path.abspath(path), names, wanted) if os.path.isdir(path) else [_file(path, names, wanted)]
         )
@@ -262,7 +265,10 @@ def moment(text: str) -> datetime:
         except (KeyError, ValueError, OSError):
             raise ValueError(f"{words[2]!r} is no time zone that is known here") from None
         words = words[:2]
-    when = datetime.fromisoformat(" ".join(words))
+    try:
+        when = datetime.fromisoformat(" ".join(words))
+    except ValueError:
+        raise ValueError("not a time such as 2026-05-31 or '2026-05-31 18:00'") from None
     if len(words) == 1 and len(words[0]) <= len("2026-05-31"):
         when += timedelta(days=1, microseconds=-1)
     return when.replace(tzinfo=zone) if zone else when if when.tzinfo else when.astimezone()

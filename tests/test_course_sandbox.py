@@ -21,6 +21,7 @@ from minidocker.container import cgroups
 from minidocker.course import catalogue, sandbox, worker
 from minidocker.course.judge import Verdict, judge
 from minidocker.course.pool import Job, Limits, Pool
+from minidocker.errors import StartError
 from minidocker.linux.syscalls import MS_BIND, MS_REC
 
 PROJECT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -78,6 +79,12 @@ def test_a_clone_below_tmp_grades_and_its_files_are_not_in_the_learners_tmp(grad
 def test_only_what_is_below_tmp_has_another_path_in_the_room() -> None:
     assert sandbox.in_room("/tmp/clone/minidocker") == "/shown/tmp/clone/minidocker"
     assert [sandbox.in_room(path) for path in ("/usr", "/tmpfiles", "/opt/tmp")] == ["/usr", "/tmpfiles", "/opt/tmp"]
+
+
+def test_a_python_that_could_not_be_started_in_the_room_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "base_prefix", "/tmp/python")
+    with pytest.raises(StartError, match="Python itself is in /tmp/python: use one"):
+        sandbox.stage()
 
 
 def test_a_link_into_what_is_shown_is_seen_through(tmp_path: Any) -> None:

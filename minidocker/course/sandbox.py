@@ -99,8 +99,10 @@ def _below(path: str, folders: Iterable[str]) -> bool:
 def stage() -> str:
     """Return the folder upon which the room's root is mounted until it is the root: one that hides nothing we need.
 
-    Raises: StartError where there is none.
+    Raises: StartError where there is none, or where Python itself could not be started in the room.
     """
+    if in_room(sys.base_prefix) != sys.base_prefix:  # links and libraries lead to it by its path outside
+        raise StartError(f"Python itself is in {sys.base_prefix}: use one that is not below /tmp")
     needed = [*trees(), *_mount_points()]
     for place in _STAGES:
         if os.path.isdir(place) and not any(_below(one, [place]) for one in needed):

@@ -91,8 +91,18 @@ def test_after_a_hang_the_other_tests_get_less_time(tmp_path: str) -> None:
     verdict = judge(exercise, code, 0.5, after_hang=0.2)
     assert messages(verdict) == [
         "your code did not answer within 0.5 seconds",
-        "your code did not answer within 0.2 seconds: a test may take 0.5, but an earlier one has taken them all",
+        "your code did not answer within 0.2 seconds: a test may take 0.5, but an earlier one did not end in time",
         "",
+    ]
+
+
+def test_after_a_child_that_hangs_the_other_tests_get_less_time(tmp_path: str) -> None:
+    run = "with child(double, 1, seconds=0.5) as it:\n    assert it.result == 2"
+    exercise = one(tmp_path, {"one": run, "two": run.replace("0.5", "60")})
+    verdict = judge(exercise, body("import time\ntime.sleep(60)"), 5, after_hang=0.5)
+    assert [message.partition(":")[0] for message in messages(verdict)] == [
+        "TimeoutError",
+        "your code did not answer within 0.5 seconds",
     ]
 
 

@@ -37,6 +37,7 @@ KINDS = {
     "user": syscalls.CLONE_NEWUSER,
 }
 SECONDS = 5.0  # that a function may take
+NOT_IN_TIME = "the function did not return in time"
 _MOST_READ = 1 << 20
 _ENDING = 0.2  # seconds from the closing of its last descriptor to the end of a process, at most
 _releases: dict[int, int] = {}  # of each keeper: the descriptor by which it is told to end
@@ -293,7 +294,7 @@ def _frame(told: int, deadline: float, pidfd: int) -> Any:
     while missing := (4 if len(data) < 4 else 4 + struct.unpack(">I", data[:4])[0]) - len(data):
         ready = dict(poll.poll(max(0, (deadline - time.monotonic()) * 1000)))
         if not ready:
-            return _failed(TimeoutError("the function did not return in time"))
+            return _failed(TimeoutError(NOT_IN_TIME))
         piece = os.read(told, missing) if told in ready else b""  # and not of the frame after this one
         if not piece:
             ended = pidfd < 0 or bool(select.select([pidfd], [], [], _ENDING)[0])

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from minidocker.course.calls import Gone
 from minidocker.course.catalogue import Exercise, Test
+from minidocker.course.children import NOT_IN_TIME
 from minidocker.course.generate import STUB, defined, is_hidden
 from minidocker.course.learner import Learner
 from minidocker.course.values import Trace, compiled
@@ -200,6 +201,8 @@ class _Court:
         if isinstance(error, Gone):
             return self._gone(str(error))
         if isinstance(trace, Trace):
+            if isinstance(error, TimeoutError) and trace.text == NOT_IN_TIME:
+                self.next_seconds = self.after_hang
             return _theirs(error, trace, self.code, defined(self.exercise.stub))
         if isinstance(error, AssertionError) and str(error):
             return _Failed(str(error))
@@ -217,7 +220,7 @@ class _Court:
         if "in time" in reason:
             reason = f"your code did not answer within {self.allowed:g} second{'s' * (self.allowed != 1)}"
             if self.allowed < self.seconds:
-                reason += f": a test may take {self.seconds:g}, but an earlier one has taken them all"
+                reason += f": a test may take {self.seconds:g}, but an earlier one did not end in time"
             self.next_seconds = self.after_hang
         elif "has ended" in reason:
             reason += f" before it answered ({self._learner.ending()})"

@@ -407,7 +407,7 @@ def test_a_running_container_is_removed_by_force_only(home: Engine) -> None:
 
 
 def test_rm_leaves_nothing(home: Engine) -> None:
-    detached(home, "true", remove=True, network="bridge")
+    detached(home, "sleep", "1", remove=True, network="bridge")
     wait_until(lambda: os.listdir(home.containers.folder) == ["names.lock"])
     assert sorted(os.listdir(home.run)) == ["network", "registry-unreachable-docker.io", "storage"]
     assert os.listdir(f"{home.run}/network/leases") == []

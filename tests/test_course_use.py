@@ -11,7 +11,7 @@ import pytest
 from conftest import Minidocker
 from coursekit import exercise_cells, make_course, solution
 from minidocker import standins
-from minidocker.container import launch, records
+from minidocker.container import programs, records
 from minidocker.course import use as uses
 from minidocker.course.catalogue import Course
 from minidocker.course.use import use
@@ -288,4 +288,4 @@ def test_nothing_written_is_told(course: Course, minidocker: Minidocker) -> None
 
 
 def test_without_stand_ins_the_engines_programs_are_started_as_ever() -> None:
-    assert "standins" not in launch._PROGRAM.format("shim", "")
+    assert "standins" not in programs._PROGRAM.format("shim", "")

@@ -19,7 +19,7 @@ import sys
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from minidocker.container import rootfs
+from minidocker.container import network, rootfs  # now: who is nobody may not get to the package's folder
 from minidocker.container.mounting import Attach, attach_inside, restrict
 from minidocker.errors import StartError
 from minidocker.linux import capabilities, seccomp, syscalls, userns
@@ -174,8 +174,6 @@ def enter_room(place: str) -> None:
     only a copy can become the root. /proc and /sys are not read-only, for a test's own may ask for no more than these
     have; what could be written there belongs to the machine's root, who is nobody here. Raises: OSError.
     """
-    from minidocker.container import network
-
     quiet = MS_NOSUID | MS_NODEV | MS_NOEXEC
     network.bring_up_loopback()
     syscalls.mount("none", "/", flags=MS_REC | MS_PRIVATE)

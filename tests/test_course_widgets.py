@@ -603,6 +603,9 @@ def test_to_close_a_terminal_ends_its_shell_and_no_other(minidocker: Minidocker,
         assert "sleep 2000" not in minidocker.ok("top", "box")
         assert other.state() == "The shell runs."
         other.run("echo still here")
+        deadline = time.monotonic() + 10
+        while "still here" not in other.screen.text() and time.monotonic() < deadline:
+            time.sleep(0.05)
         assert "still here" in other.screen.text()
     assert minidocker.ok("top", "box").count("\n") == 2  # init and sleep
     minidocker.ok("stop", "-t", "0", "box")

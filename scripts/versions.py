@@ -31,13 +31,13 @@ def make_venv(python: str, version: str) -> str:
     """Make `.venv-VERSION` with minidocker and the tests' packages, unless it is there for this pyproject.toml."""
     venv = f"{PROJECT}/.venv-{version}"
     with open(f"{PROJECT}/pyproject.toml", "rb") as file:
-        wanted = hashlib.sha256(file.read()).hexdigest()
+        wanted = f"dev {hashlib.sha256(file.read()).hexdigest()}"
     stamp = f"{venv}/minidocker-stamp"
     if not os.path.exists(stamp) or open(stamp).read() != wanted:
         shutil.rmtree(venv, ignore_errors=True)
         quietly([python, "-m", "venv", venv])
         pip = [f"{venv}/bin/python", "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-        quietly([*pip, "-e", f"{PROJECT}[test]"])
+        quietly([*pip, "-e", f"{PROJECT}[dev]"])  # the course is tested, too
         with open(stamp, "w") as file:
             file.write(wanted)
     return venv

@@ -569,13 +569,19 @@ def test_diff_commit_and_the_image_of_it(home: Engine) -> None:
     assert "A=b" in config.config["Env"]
 
 
+def _until_it_sleeps(home: Engine, id: str) -> None:
+    pid = home.containers.get(id).state.pid
+    wait_until(lambda: Path(f"/proc/{pid}/comm").read_text() == "sleep\n")
+
+
 def test_copying_where_overlayfs_cannot_be_had(home: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MINIDOCKER_STORAGE", "copy")
     container = detached(home, "sh", "-c", "echo new > /added; rm /bin/vi; exec sleep 100", network="none")
     assert "overlay" not in Path(f"/proc/{container.state.pid}/mountinfo").read_text().split("\n")[0]
-    wait_until(lambda: Path(f"/proc/{container.state.pid}/comm").read_text() == "sleep\n")
+    _until_it_sleeps(home, container.id)
     engine.stop(home, container, 0)
     engine.start(home, container)
+    _until_it_sleeps(home, container.id)  # killed before, it might have emptied the file and not yet written it
     engine.stop(home, container, 0)
     found = [f"{change.kind} {change.path}" for change in engine.diff(home, container)]
     assert found == ["A /added", "C /bin", "D /bin/vi"]

@@ -8,7 +8,7 @@ ROUNDS ?= 300
 REPEAT ?= 300
 SEED ?= 1
 
-.PHONY: help setup lab book demo exercises test test-unit test-vm test-versions chaos check format bench probes fuzz clean
+.PHONY: help setup lab book demo exercises test test-unit test-vm test-versions chaos check format bench bench-grading probes fuzz clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -55,9 +55,12 @@ format: ## format the code and mend what the linter can
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-bench: ## measure side by side with docker and nbgrader; writes benchmarks/*.json, and tables into the README and docs/grading.md
-	@$(PYTHON) scripts/prepare.py test
-	@$(VENV)/bin/python benchmarks/run.py
+bench: ## measure side by side with docker, podman, skopeo, runc and nbgrader; tables and plots; ONLY=pull for one
+	@$(PYTHON) scripts/prepare.py bench
+	@$(VENV)/bin/python benchmarks/run.py $(ONLY)
+
+bench-grading: ## how grading grows from 10 to 1,000 submissions, beside nbgrader; a table into docs/grading.md
+	@$(PYTHON) scripts/prepare.py bench
 	@$(VENV)/bin/python benchmarks/grading.py
 
 exercises: ## make the learners' notebooks anew from solutions/, and prove every exercise (see docs/course.md)

@@ -113,7 +113,7 @@ def table(results: list[Result], about: dict[str, Any]) -> str:
         failed = f" ({each.failed} got no marks)" if each.failed else ""
         numbers = f"{each.workers} | {each.submissions}{failed} | {each.seconds:.1f} | {1000 * each.each:.0f}"
         lines.append(f"| {each.way} | {numbers} |")
-    note = f"`{about['section']}` on {about['cores']} cores, Python {about['python']}; made by `make bench`."
+    note = f"`{about['section']}` on {about['cores']} cores, Python {about['python']}; made by `make bench-grading`."
     load = about["load before"]
     busy = f" The machine was busy: its load was {load:.0f} when this began." if load > about["cores"] else ""
     return "\n".join([*lines, "", note + busy, ""])

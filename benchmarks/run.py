@@ -1,156 +1,142 @@
-"""Measure minidocker side by side with Debian's docker, on this machine, in one run: `make bench`.
+"""Measure minidocker side by side with docker, podman, skopeo and runc, in one run: `make bench [ONLY=pull]`.
 
-Each story is told by both in turn, several times after a warm-up, so that what else the machine does meets both alike.
-Results go to `benchmarks/results.json`, and as a table into the README between its markers: never typed by hand.
+Each story is told by all in turn, ten times or more after a warm-up, so that what else the machine does meets all.
+Results go to `benchmarks/results.json`, as a table into the README between its markers, and as plots to
+`benchmarks/plots/`: never typed by hand. With ONLY, the stories whose key begins so are told; the others' rows stay.
 """
 
 import json
 import os
 import platform
 import re
-import shutil
-import statistics
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
 
-PROJECT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-sys.path.insert(0, f"{PROJECT}/tests")
+import plots
+import stories_builds
+import stories_containers
+import stories_grading
+import stories_images
+import stories_lists
+import stories_network
+from measure import OURS, Failed, Result, measure
+from setting import PROJECT, setting
 
-from peers import Docker, DockerRegistry, running_docker, running_registry  # noqa: E402
-
-COMMAND = os.path.join(os.path.dirname(sys.executable), "minidocker")
+GROUPS: tuple[ModuleType, ...] = (
+    stories_containers,
+    stories_images,
+    stories_builds,
+    stories_lists,
+    stories_network,
+    stories_grading,
+)
+KEYS = [key for group in GROUPS for key in group.KEYS]
 MARKERS = re.compile(r"(<!-- benchmarks -->\n).*?(<!-- /benchmarks -->)", re.DOTALL)
+RESULTS = f"{PROJECT}/benchmarks/results.json"
 
 
-class Story(NamedTuple):
-    """One thing both can do. `before` is done before each telling and not measured."""
-
-    name: str
-    command: list[str]
-    rounds: int
-    before: list[str]
-
-
-class Result(NamedTuple):
-    """Seconds of wall time, a number for each round."""
-
-    name: str
-    minidocker: list[float]
-    docker: list[float]
-
-    @property
-    def ratio(self) -> float:
-        """Say how much of docker's time minidocker takes, by the medians."""
-        return statistics.median(self.minidocker) / statistics.median(self.docker)
+def main(only: str) -> None:
+    """Measure what is asked for, write it down and print it."""
+    wanted = [key for key in KEYS if key.startswith(only)]
+    if not wanted:
+        sys.exit(f"no story begins with {only!r}; there are: {' '.join(KEYS)}")
+    written = _read() if only else {"machine": {}, "rows": [], "series": {}}
+    written["machine"] = _machine()
+    started = time.monotonic()
+    with setting() as made:
+        for group in GROUPS:
+            if set(wanted) & set(group.KEYS):
+                for result in _measured(group.stories(made), wanted):
+                    _keep(written, result)
+                    _show(result, time.monotonic() - started)
+        written["series"] |= made.series
+    _write(written)
+    plots.draw(written["series"], f"{PROJECT}/benchmarks/plots")
+    print(table(written))
 
 
-def stories(registry: str) -> list[Story]:
-    """Return what is measured."""
-    debian = f"{registry}/debian:bookworm"
-    return [
-        Story(
-            "`run --rm --network none busybox true`",
-            ["run", "--rm", "--network", "none", f"{registry}/busybox:latest", "true"],
-            15,
-            [],
-        ),
-        Story("pull of `debian:bookworm` from a local registry", ["pull", "-q", debian], 7, ["rmi", debian]),
-    ]
+def _measured(stories: Iterator[Any], wanted: list[str]) -> Iterator[Result]:
+    for story in stories:
+        if story.key in wanted:
+            yield measure(story)
 
 
-def measure(story: Story, minidocker: Callable[..., None], docker: Callable[..., None]) -> Result:
-    """Tell a story by both in turn; the first round is not counted."""
-    times: dict[str, list[float]] = {"minidocker": [], "docker": []}
-    for number in range(story.rounds + 1):
-        pair = [("minidocker", minidocker), ("docker", docker)]
-        for name, engine in pair if number % 2 else reversed(pair):
-            if story.before:
-                engine(*story.before, check=number > 0)
-            started = time.perf_counter()
-            engine(*story.command)
-            if number:
-                times[name].append(time.perf_counter() - started)
-    return Result(story.name, times["minidocker"], times["docker"])
+def _show(result: Result, elapsed: float) -> None:
+    """Say what has been found, as it is found."""
+    said = ", ".join(f"{who} {_figure(median, result.story.unit)}" for who, median in result.medians.items())
+    mark = "ok " if result.met else "NOT"
+    print(
+        f"{elapsed:4.0f} s  {mark} {result.ratio:5.2f} of {result.story.goal:4.2f}  {result.story.name}: {said}",
+        flush=True,
+    )
 
 
-def engine(argv: list[str], env: dict[str, str]) -> Callable[..., None]:
-    """Return a function that runs an engine's command, which must succeed unless `check` is False."""
-
-    def run(*args: str, check: bool = True) -> None:
-        done = subprocess.run([*argv, *args], env={**os.environ, **env}, capture_output=True, text=True, check=False)
-        if check and done.returncode:
-            sys.exit(f"{' '.join([*argv, *args])}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
-
-    return run
+def _keep(written: dict[str, Any], result: Result) -> None:
+    """Put a result in its place, where the one from before was or where its key says."""
+    rows = {row["key"]: row for row in written["rows"]} | {result.story.key: result.written()}
+    written["rows"] = [rows[key] for key in KEYS if key in rows]
 
 
-def table(results: list[Result]) -> str:
-    """Return the results as the README shows them."""
-    lines = ["| what | minidocker | docker 20.10 | ratio |", "|---|---:|---:|---:|"]
-    for result in results:
-        ours, theirs = statistics.median(result.minidocker), statistics.median(result.docker)
-        lines.append(f"| {result.name} | {ours:.3f} s | {theirs:.3f} s | {result.ratio:.2f} |")
-    note = f"Medians of wall time on {os.cpu_count()} cores, Linux {platform.release()}; made by `make bench`."
-    return "\n".join([*lines, "", note, ""])
+def _machine() -> dict[str, Any]:
+    facts = {"cores": os.cpu_count(), "kernel": platform.release(), "python": platform.python_version()}
+    return {**facts, "load before": round(os.getloadavg()[0], 2)}
 
 
-def rounded(result: Result) -> dict[str, object]:
-    """Return a result as it is written down: to the millisecond."""
-    times = {who: [round(seconds, 3) for seconds in getattr(result, who)] for who in ("minidocker", "docker")}
-    return {"name": result.name, **times, "ratio": round(result.ratio, 3)}
+def _read() -> dict[str, Any]:
+    with open(RESULTS) as file:
+        written: dict[str, Any] = json.load(file)
+    return written
 
 
-def write(results: list[Result], load: float) -> None:
-    """Write the results to the file, and to the README where it has the markers; `load` was the machine's before."""
-    with open(f"{PROJECT}/benchmarks/results.json", "w") as file:
-        machine: dict[str, object] = {
-            "cores": os.cpu_count(),
-            "kernel": platform.release(),
-            "python": platform.python_version(),
-        }
-        machine["load before"] = round(load, 2)
-        found = [rounded(result) for result in results]
-        json.dump({"machine": machine, "seconds": found}, file, indent=1)
+def _write(written: dict[str, Any]) -> None:
+    """Write the results to the file, and the table to the README."""
+    with open(RESULTS, "w") as file:
+        json.dump(written, file, indent=1)
         file.write("\n")
     with open(f"{PROJECT}/README.md", encoding="utf-8") as file:
         readme = file.read()
-    if MARKERS.search(readme):
-        with open(f"{PROJECT}/README.md", "w", encoding="utf-8") as file:
-            file.write(MARKERS.sub(lambda match: match.group(1) + table(results) + match.group(2), readme))
+    with open(f"{PROJECT}/README.md", "w", encoding="utf-8") as file:
+        file.write(MARKERS.sub(lambda match: match.group(1) + table(written) + match.group(2), readme))
 
 
-def prepare(registry: DockerRegistry, minidocker: Callable[..., None], docker: Docker) -> None:
-    """Put both images into the registry, and busybox into both engines."""
-    for name in ("busybox:latest", "debian:bookworm"):
-        minidocker("pull", "-q", name)
-        minidocker("tag", name, f"{registry.host}/{name}")
-        minidocker("push", f"{registry.host}/{name}")
-        minidocker("rmi", name, f"{registry.host}/{name}")
-    minidocker("pull", "-q", f"{registry.host}/busybox:latest")
-    docker.run("pull", "-q", f"{registry.host}/busybox:latest")
+def table(written: dict[str, Any]) -> str:
+    """Return the results as the README shows them."""
+    lines = ["| what | minidocker | compared with | ratio | goal |", "|---|---:|---|---:|---:|"]
+    reasons = []
+    for result in map(Result.read, written["rows"]):
+        unit, mark = result.story.unit, ""
+        if not result.met:
+            reasons.append(result.story.why or "not yet")
+            mark = f" [{len(reasons)}]"
+        others = ", ".join(
+            f"**{who} {_figure(median, unit)}**" if who in result.story.against else f"{who} {_figure(median, unit)}"
+            for who, median in result.medians.items()
+            if who != OURS
+        )
+        ours, sign = _figure(result.medians[OURS], unit), "≥" if result.story.more_is_better else "≤"
+        ratio = f"{result.ratio:.2f}" if result.story.against else ""
+        goal = f"{sign} {result.story.goal:g}" + ("" if result.story.against else f" {unit}")
+        lines.append(f"| {result.story.name} | {ours} | {others} | {ratio}{mark} | {goal} |")
+    about = written["machine"]
+    note = (
+        f"Medians of wall time on {about['cores']} cores, Linux {about['kernel']}, Python {about['python']}; the ratio"
+    )
+    note += " is to what is set in bold, the faster of two; made by `make bench`."
+    goals = [f"{number}. {reason}" for number, reason in enumerate(reasons, 1)]
+    return "\n".join([*lines, "", note, "", *(["Goals not met:", "", *goals, ""] if goals else [])])
 
 
-def main() -> None:
-    """Measure everything, write it down and print it."""
-    base, load = tempfile.mkdtemp(prefix="mdb", dir="/tmp"), os.getloadavg()[0]
-    env = {"MINIDOCKER_ROOT": f"{base}/root", "MINIDOCKER_RUN": f"{base}/run"}
-    os.mkdir(f"{base}/root")
-    minidocker = engine([COMMAND], env)
-    registry = running_registry({})
-    try:
-        with running_docker(f"bench{os.getpid() % 1000}") as docker:
-            prepare(registry, minidocker, docker)
-            results = [measure(story, minidocker, engine(docker.argv, {})) for story in stories(registry.host)]
-    finally:
-        registry.close()
-        shutil.rmtree(base, ignore_errors=True)
-    write(results, load)
-    print(table(results))
+def _figure(value: float, unit: str) -> str:
+    if unit == "s":
+        return f"{value:.3f} s" if value < 10 else f"{value:.1f} s"
+    return f"{value:,.0f} {unit}" if value >= 100 else f"{value:.1f} {unit}"
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main(sys.argv[1] if len(sys.argv) > 1 else "")
+    except Failed as error:
+        sys.exit(str(error))

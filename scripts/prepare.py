@@ -1,4 +1,4 @@
-"""Make a machine ready: `python3 scripts/prepare.py run|demo|lab|test`; what `make` does does that first.
+"""Make a machine ready: `python3 scripts/prepare.py run|demo|lab|test|bench`; what `make` does does that first.
 
 Three steps, each of which looks first whether it is done already: the Debian packages, `.venv` with minidocker in it,
 and the base images in the embedded registry. An interrupted run goes on where it stopped. Standard library only,
@@ -24,8 +24,10 @@ DEMO = ("openssh-client", "sshpass", "curl", "apache2-utils")
 PEERS = ("docker.io", "podman", "runc", "skopeo", "docker-registry", "containernetworking-plugins")
 TOOLS = ("iptables", "tmux", "openssl", "attr", "libcap2-bin", "strace", "zstd", "procps", "chromium")
 LAB = DEMO + ("iproute2", "jq")
+BENCH = ("iperf3", "wrk")
 PACKAGES = {"run": RUN, "demo": RUN + DEMO, "lab": RUN + LAB, "test": RUN + LAB + PEERS + TOOLS}
-EXTRAS = {"run": "", "demo": "", "lab": "[course]", "test": "[dev]"}  # each holds those before it
+PACKAGES["bench"] = PACKAGES["test"] + BENCH
+EXTRAS = {"run": "", "demo": "", "lab": "[course]", "test": "[dev]", "bench": "[bench]"}  # each holds those before it
 
 
 class SetUpError(Exception):

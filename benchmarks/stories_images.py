@@ -1,0 +1,138 @@
+"""Images: pull, push, save, load, commit."""
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+
+from measure import OURS, Story, Teller, run, timed
+from peers import running_registry
+from setting import Client, Setting, commands, layered, tellers
+
+KEYS = ("pull", "pull-limit", "pull-eight", "pull-layers", "push", "commit", "save", "load")
+CHANGES = "mkdir /changed; n=0; while [ $n -lt 1000 ]; do echo $n > /changed/$n; n=$((n+1)); done"
+
+
+def stories(made: Setting) -> Iterator[Story]:
+    """Yield them in the order of the table."""
+    debian, eight = made.name("debian:bookworm"), made.name("eight:12")
+    pulling = {**_pull(made, debian), "skopeo": lambda: _skopeo(made, debian)}
+    yield Story("pull", "pull of `debian:bookworm`, one layer of 6,700 files", 0.40, pulling)
+    limits = {OURS: lambda: _pull(made, debian)[OURS](), "the limit": lambda: _limit(made, _layer(made))}
+    yield Story("pull-limit", "the same, against the slower of decompressing and writing", 1.3, limits, ("the limit",))
+    yield Story("pull-eight", "pull of eight layers of 12 MB", 0.40, _pull(made, eight))
+    yield _growing(made)
+    for client in made.both.values():
+        client("pull", "-q", eight)
+    yield Story("push", "push of the same to an empty registry", 0.60, _push(made, eight))
+    for client in made.both.values():
+        client("rmi", "-f", eight)
+    yield Story("commit", "`commit` after 1,000 changed files", 0.6, _commit(made))
+    yield Story("save", "`save debian:bookworm`", 0.6, _save(made))
+    yield Story("load", "`load` of the same", 0.6, _load(made))
+
+
+def _pull(made: Setting, image: str) -> dict[str, Teller]:
+    def tell(client: Client, *more: str) -> float:
+        for name in (image, image.rpartition("/")[2]):
+            client("rmi", "-f", name, check=False)
+        return timed(lambda: client("pull", "-q", *more, image))
+
+    return {**tellers(made.both, tell), "podman": lambda: tell(made.podman, "--tls-verify=false")}
+
+
+def _growing(made: Setting) -> Story:
+    """Return the pull of sixteen layers, and keep how it grows from one on."""
+    found: dict[str, list[tuple[int, float]]] = {who: [] for who in (*made.both, "the limit")}
+    for layers in (1, 2, 4, 8, 16):
+        name, context = made.name(f"layers:{layers}"), layered(made.folder("layers"), layers, 6_000_000)
+        made.minidocker("build", "-q", "-t", name, context)
+        made.minidocker("push", name)
+        for who, tell in _pull(made, name).items():
+            if who in found:
+                found[who].append((layers, min(tell() for _ in range(3))))
+        made.minidocker("rmi", "-f", name)
+        packed = f"{made.base}/layers.tar.gz"
+        run(["tar", "-czf", packed, "-C", context, "."])
+        found["the limit"].append((layers, min(_limit(made, packed) for _ in range(3))))
+    made.series["layers"] = found
+    return Story("pull-layers", "pull of sixteen layers of 6 MB", 0.40, _pull(made, made.name("layers:16")))
+
+
+def _skopeo(made: Setting, image: str) -> float:
+    """Let skopeo copy, which verifies the layer but does not unpack it."""
+    folder = made.folder("skopeo")
+    return timed(lambda: run(["skopeo", "copy", "--src-tls-verify=false", f"docker://{image}", f"dir:{folder}"]))
+
+
+def _layer(made: Setting) -> str:
+    """Return debian's packed layer, as the registry has it."""
+    found = run(["find", f"{made.registry.base}/data", "-name", "data", "-size", "+20M"]).split()
+    return next(path for path in sorted(found, key=os.path.getsize, reverse=True) if _first_bytes(path) == b"\x1f\x8b")
+
+
+def _first_bytes(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(2)
+
+
+def _limit(made: Setting, packed: str) -> float:
+    """Return how long the slower of two takes: to decompress by the fastest library, to write the files by tar."""
+    from isal import igzip
+
+    archive, out = f"{made.base}/layer.tar", made.folder("layer")
+
+    def decompress() -> None:
+        with igzip.open(packed) as file:
+            while file.read(1 << 20):
+                pass
+
+    seconds = timed(decompress)
+    with open(archive, "wb") as file:
+        subprocess.run(["gzip", "-dc", packed], stdout=file, check=True)  # it stays in memory, too
+    return max(seconds, timed(lambda: run(["tar", "-xf", archive, "-C", out])))
+
+
+def _push(made: Setting, image: str) -> dict[str, Teller]:
+    """Push to a registry that has been started for it, and is ended after."""
+
+    def tell(client: Client) -> float:
+        registry = running_registry({})
+        try:
+            name = f"{registry.host}/eight:12"
+            client("tag", image, name)
+            seconds = timed(lambda: client("push", name))
+            client("rmi", name)
+            return seconds
+        finally:
+            registry.close()
+
+    return tellers(made.both, tell)
+
+
+def _commit(made: Setting) -> dict[str, Teller]:
+    def tell(client: Client) -> float:
+        client("run", "--name", "changed", "--network", "none", "busybox", "sh", "-c", CHANGES)
+        seconds = timed(lambda: client("commit", "changed", "changed:1"))
+        client("rm", "changed")
+        client("rmi", "changed:1")
+        return seconds
+
+    return tellers(made.both, tell)
+
+
+def _save(made: Setting) -> dict[str, Teller]:
+    return commands(made.both, "save", "-o", f"{made.base}/saved.tar", "debian:bookworm")
+
+
+def _load(made: Setting) -> dict[str, Teller]:
+    """Load docker's own archive, under a name that goes again; what it is made of must not be there yet."""
+    made.docker("save", "-o", f"{made.base}/load.tar", "debian:bookworm")
+
+    def tell(client: Client) -> float:
+        for name in (made.name("debian:bookworm"), "debian:bookworm"):
+            client("rmi", "-f", name, check=False)
+        time.sleep(0.1)
+        return timed(lambda: client("load", "-i", f"{made.base}/load.tar"))
+
+    return tellers(made.both, tell)

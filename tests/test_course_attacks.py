@@ -250,7 +250,7 @@ CHEATS = {
     "def double(number):\n    return All(3)",
     "gives the names of the test another meaning": "class AssertionError(Exception): pass\n"
     "def print(*_): pass\ndef double(number):\n    return 3",
-    "raises what the judge knows": "from minidocker.course.boxes import Trouble\n"
+    "raises what the judge knows": "from minidocker.course.calls import Trouble\n"
     "def double(number):\n    raise Trouble('the grader has failed')",
     "raises an end": "def double(number):\n    raise GeneratorExit",
     "signals the judge": "import os, signal\ndef double(number):\n    for pid in set(range(1, 200)) - {os.getpid()}:\n"

@@ -9,6 +9,7 @@ import pytest
 from coursekit import SETUP, exercise_cells, make_course, one, solution
 from minidocker.course import judge as judges
 from minidocker.course import report
+from minidocker.course.calls import Trouble
 from minidocker.course.judge import NOT_WRITTEN, Outcome, Verdict, judge, judge_apart
 from minidocker.errors import MinidockerError
 
@@ -385,3 +386,12 @@ def test_a_check_takes_less_than_a_second(tmp_path: str) -> None:
         assert judge(exercise, exercise.solution).passed
         taken.append(time.monotonic() - started)
     assert min(taken) < 1
+
+
+def test_trouble_of_the_checks_own_is_nobodys_mistake(tmp_path: str) -> None:
+    trouble = "from minidocker.course.calls import Trouble\n"
+    tests = {"own": f"{trouble}raise Trouble('there is no engine')"}
+    with pytest.raises(Trouble, match="there is no engine"):
+        verdict_on(tmp_path, body("return number * 2"), tests)
+    verdict = verdict_on(tmp_path, f"{trouble}{body('raise Trouble(number)')}")
+    assert [test.earned for test in verdict.tests] == [0, 0]

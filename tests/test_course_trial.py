@@ -6,6 +6,7 @@ import tempfile
 import pytest
 
 from minidocker.course import trial
+from minidocker.course.calls import Trouble
 from minidocker.course.trialverbs import served
 from minidocker.errors import BuildError, MinidockerError
 
@@ -113,3 +114,9 @@ def test_an_engine_does_what_it_is_asked_for_and_tells_what_went_wrong() -> None
             it.start("two")
         assert it.containers() == {}
     assert left() == []
+
+
+def test_without_an_engine_nothing_is_said_of_the_dockerfile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "_PROGRAM", "import sys; sys.exit('no such engine')")
+    with pytest.raises(Trouble, match="no such engine"):
+        trial.try_out("FROM busybox\nRUN true\n", "")

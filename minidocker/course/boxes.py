@@ -20,18 +20,13 @@ import time
 from typing import Any, BinaryIO, NamedTuple, NoReturn
 
 from minidocker.course import children, learner, sandbox, values
-from minidocker.course.calls import Gone
+from minidocker.course.calls import Gone, Trouble
 from minidocker.course.learner import Learner
-from minidocker.errors import MinidockerError
 from minidocker.linux import syscalls
 
 Json = dict[str, Any]
 _MOST = 1 << 20  # bytes of a message
 _PATIENCE = 30.0  # seconds for the maker to answer
-
-
-class Trouble(MinidockerError):
-    """The grader itself has failed: no verdict can be given, and the learner has nothing to do with it."""
 
 
 class Room(NamedTuple):

@@ -18,6 +18,7 @@ from typing import Any
 
 from minidocker.course import values
 from minidocker.course.values import Refused
+from minidocker.errors import MinidockerError
 
 MOST = 64 << 20  # bytes of one frame
 _MOST_OBJECTS = 100_000
@@ -25,6 +26,10 @@ _MOST_OBJECTS = 100_000
 
 class Gone(BaseException):
     """The other side cannot answer any more, and why. No test can take this for an error of the exercise."""
+
+
+class Trouble(MinidockerError):
+    """The grader itself has failed: no verdict can be given, and the learner has nothing to do with it."""
 
 
 class Remote:

@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from minidocker.course.calls import Gone
+from minidocker.course.calls import Gone, Trouble
 from minidocker.course.catalogue import Exercise, Test
 from minidocker.course.children import NOT_IN_TIME
 from minidocker.course.generate import STUB, defined, is_hidden
@@ -194,9 +194,9 @@ class _Court:
             raise failed from None
 
     def _failure(self, error: BaseException, file: str) -> _Failed:
-        """Return what to tell the learner of an error. Raises: KeyboardInterrupt when it is not of their making."""
+        """Return what to tell the learner of an error. Raises: KeyboardInterrupt, Trouble: not their making."""
         trace = getattr(error, "learner", None)
-        if isinstance(error, KeyboardInterrupt) and trace is None:
+        if isinstance(error, KeyboardInterrupt | Trouble) and trace is None:
             raise error
         if isinstance(error, Gone):
             return self._gone(str(error))
@@ -280,4 +280,8 @@ def main() -> None:
 
     answer, sys.stdout = sys.stdout, sys.stderr
     folder, name, code = json.load(sys.stdin)
-    json.dump(judge(catalogue.load(folder).get(name), code, after_hang=AFTER_HANG), answer)
+    try:
+        verdict = judge(catalogue.load(folder).get(name), code, after_hang=AFTER_HANG)
+    except Trouble as trouble:
+        sys.exit(str(trouble))
+    json.dump(verdict, answer)

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from minidocker.build import dockerfile as dockerfiles
 from minidocker.build.filesteps import Add, Copy, Run
+from minidocker.course.calls import Trouble
 from minidocker.errors import BuildError, MinidockerError
 
 BASE = "busybox"
@@ -111,19 +112,34 @@ def refusal(text: str) -> str:
 
 @contextlib.contextmanager
 def engine() -> Iterator[tuple[str, str]]:
-    """Give the root and run folders of an engine that has busybox; remove all that is in it afterwards."""
+    """Give the root and run folders of an engine that has busybox; remove all that is in it afterwards.
+
+    Raises: Trouble where there can be none, or where something of it stays.
+    """
     base = tempfile.mkdtemp(prefix="minidocker-trial-")
     root, run = f"{base}/root", f"{base}/run"
     os.makedirs(root)
     try:
-        _apart(["begin", root, run, ""], SECONDS)
+        _surely(["begin", root, run, ""])
         yield root, run
     finally:
         from minidocker.container import rootless
 
-        _apart(["end", root, run, ""], SECONDS)
-        rootless.end(run)
-        shutil.rmtree(base, ignore_errors=True)
+        try:
+            _surely(["end", root, run, ""])
+        finally:
+            rootless.end(run)
+            shutil.rmtree(base, ignore_errors=True)
+
+
+def _surely(words: list[str]) -> None:
+    """Do a part of the work that nothing of a learner's takes part in. Raises: Trouble where it cannot be done."""
+    try:
+        done = _apart(words, SECONDS)
+    except MinidockerError as error:
+        raise Trouble(str(error)) from None
+    if done is None:
+        raise Trouble(f"the engine of this check does not {words[0]} within {SECONDS:g} seconds")
 
 
 def _apart(words: list[str], seconds: float) -> Any:

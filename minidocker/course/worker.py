@@ -24,7 +24,8 @@ import traceback
 from typing import Any, NamedTuple, NoReturn
 
 from minidocker.course import boxes, sandbox
-from minidocker.course.boxes import Boxed, Maker, Room, Trouble
+from minidocker.course.boxes import Boxed, Maker, Room
+from minidocker.course.calls import Trouble
 from minidocker.course.catalogue import Exercise, Test
 from minidocker.course.judge import Verdict, judge
 from minidocker.errors import MinidockerError, StartError

@@ -48,8 +48,8 @@ def main(only: str) -> None:
     started = time.monotonic()
     with setting() as made:
         for group in GROUPS:
-            if set(wanted) & set(group.KEYS):
-                for result in _measured(group.stories(made), wanted):
+            if here := set(wanted) & set(group.KEYS):
+                for result in _measured(group.stories(made), here):
                     _keep(written, result)
                     _show(result, time.monotonic() - started)
         written["series"] |= made.series
@@ -58,10 +58,14 @@ def main(only: str) -> None:
     print(table(written))
 
 
-def _measured(stories: Iterator[Any], wanted: list[str]) -> Iterator[Result]:
+def _measured(stories: Iterator[Any], wanted: set[str]) -> Iterator[Result]:
+    """Measure the stories that are wanted, and prepare nothing more when all of them are done."""
     for story in stories:
         if story.key in wanted:
             yield measure(story)
+            wanted.discard(story.key)
+        if not wanted:
+            return
 
 
 def _show(result: Result, elapsed: float) -> None:

@@ -118,7 +118,8 @@ def _many(made: Setting) -> Iterator[Story]:
     )
     both = {OURS: lambda: _median(starts[OURS][HUNDREDTH]), "the tenth": lambda: _median(starts[OURS][TENTH])}
     yield Story("many-last", "the hundredth's start, against the tenth's", 1.1, both, ("the tenth",), 1)
-    made.series["containers"] = {who: list(enumerate(found, 1)) for who, found in starts.items()}
+    if starts:
+        made.series["containers"] = {who: list(enumerate(found, 1)) for who, found in starts.items()}
 
 
 def _clocked_start(client: Client, name: str) -> float:

@@ -4,14 +4,13 @@ The command line and the Python API speak with the engine through this module al
 """
 
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from minidocker import progress
-from minidocker.container.records import Container, Containers
 from minidocker.errors import ContainerNotFound, ImageNotFound, InvalidArgument, MinidockerError
-from minidocker.image.store import Image, ImageStore, Usage
 from minidocker.progress import Progress, Report
 
 if TYPE_CHECKING:
@@ -19,7 +18,9 @@ if TYPE_CHECKING:
     from minidocker.container.attach import Attachment
     from minidocker.container.logs import LogLine
     from minidocker.container.options import ExecOptions, RunOptions
+    from minidocker.container.records import Container, Containers
     from minidocker.image.overlay import Change
+    from minidocker.image.store import Image, ImageStore, Usage
     from minidocker.registry.transfer import Fetched, Sent
     from minidocker.upkeep import DiskUsage
 
@@ -35,9 +36,31 @@ class Engine(NamedTuple):
 
     root: str
     run: str
-    images: ImageStore
-    containers: Containers
     insecure: tuple[str, ...] = ()
+
+    @property
+    def images(self) -> "ImageStore":
+        """The images: what a list of containers does without is not imported for it."""
+        return _image_store(self.root)
+
+    @property
+    def containers(self) -> "Containers":
+        """The containers."""
+        return _containers(self.root, self.run)
+
+
+@functools.cache
+def _image_store(root: str) -> "ImageStore":
+    from minidocker.image.store import ImageStore
+
+    return ImageStore(root)
+
+
+@functools.cache
+def _containers(root: str, run: str) -> "Containers":
+    from minidocker.container.records import Containers
+
+    return Containers(root, run)
 
 
 def open_engine(root: str = "", run: str = "") -> Engine:
@@ -45,7 +68,7 @@ def open_engine(root: str = "", run: str = "") -> Engine:
     root = os.path.abspath(root or os.environ.get("MINIDOCKER_ROOT") or DEFAULT_ROOT)
     run = os.path.abspath(run or os.environ.get("MINIDOCKER_RUN") or DEFAULT_RUN)
     insecure = tuple(filter(None, os.environ.get("MINIDOCKER_INSECURE_REGISTRIES", "").split(",")))
-    return Engine(root, run, ImageStore(root), Containers(root, run), insecure)
+    return Engine(root, run, insecure)
 
 
 # Images
@@ -91,8 +114,10 @@ def remove_image(engine: Engine, name: str, force: bool = False) -> list[str]:
     return engine.images.remove(name, force, lambda: usages(engine))
 
 
-def usages(engine: Engine) -> list[Usage]:
+def usages(engine: Engine) -> "list[Usage]":
     """Return which images and layers the containers stand on."""
+    from minidocker.image.store import Usage
+
     return [Usage(c.id, c.image_id, c.running, c.spec.layers) for c in engine.containers.list()]
 
 
@@ -108,13 +133,13 @@ def build(engine: Engine, context: str, options: "BuildOptions", out: Callable[[
 
 def commit(
     engine: Engine,
-    container: Container,
+    container: "Container",
     reference_text: str = "",
     message: str = "",
     author: str = "",
     changes: Iterable[str] = (),
     pause: bool = True,
-) -> Image:
+) -> "Image":
     """Make an image of a container: its image's layers and, as one more, what it has changed.
 
     With `pause`, what runs in it stands still meanwhile.
@@ -131,7 +156,7 @@ def commit(
 
 def create(
     engine: Engine, image_name: str, options: "RunOptions", report: Report = progress.silent, container_id: str = ""
-) -> Container:
+) -> "Container":
     """Make a container of an image, which is pulled when it is not here. It does not run yet.
 
     Raises: what `pull` raises; InvalidArgument, Conflict for a name that is taken.
@@ -148,7 +173,7 @@ def create(
     return engine.containers.load(container_id)
 
 
-def find_or_pull(engine: Engine, name: str, platform: str = "", report: Report = progress.silent) -> Image:
+def find_or_pull(engine: Engine, name: str, platform: str = "", report: Report = progress.silent) -> "Image":
     """Return the image, pulling it when it is not here."""
     with contextlib.suppress(ImageNotFound):
         return engine.images.get(name)
@@ -181,56 +206,56 @@ def run(
     return container, attachment
 
 
-def start(engine: Engine, container: Container, attach: bool = False) -> "Attachment | None":
+def start(engine: Engine, container: "Container", attach: bool = False) -> "Attachment | None":
     """Run a container's program; see `minidocker.container.lifecycle.start`."""
     from minidocker.container import lifecycle
 
     return lifecycle.start(engine.containers, container, attach)
 
 
-def attach(engine: Engine, container: Container) -> "Attachment":
+def attach(engine: Engine, container: "Container") -> "Attachment":
     """Join those who see a running container's output and give it input."""
     from minidocker.container import lifecycle
 
     return lifecycle.connect(engine.containers, container)
 
 
-def execute(engine: Engine, container: Container, options: "ExecOptions") -> "Attachment | None":
+def execute(engine: Engine, container: "Container", options: "ExecOptions") -> "Attachment | None":
     """Run one more program in a running container."""
     from minidocker.container import lifecycle
 
     return lifecycle.execute(engine.containers, container, options)
 
 
-def stop(engine: Engine, container: Container, timeout: float = 10.0, signal: str = "") -> None:
+def stop(engine: Engine, container: "Container", timeout: float = 10.0, signal: str = "") -> None:
     """Ask a container to end; after `timeout` seconds, end it."""
     from minidocker.container import lifecycle
 
     lifecycle.stop(engine.containers, container, timeout, signal)
 
 
-def kill(engine: Engine, container: Container, signal: str = "KILL") -> None:
+def kill(engine: Engine, container: "Container", signal: str = "KILL") -> None:
     """Send a container a signal."""
     from minidocker.container import lifecycle
 
     lifecycle.kill(container, signal)
 
 
-def restart(engine: Engine, container: Container, timeout: float = 10.0) -> None:
+def restart(engine: Engine, container: "Container", timeout: float = 10.0) -> None:
     """Stop a container and start it."""
     from minidocker.container import lifecycle
 
     lifecycle.restart(engine.containers, container, timeout)
 
 
-def wait(engine: Engine, container: Container) -> int:
+def wait(engine: Engine, container: "Container") -> int:
     """Wait until a container ends; return its exit code."""
     from minidocker.container import lifecycle
 
     return lifecycle.wait(engine.containers, container)
 
 
-def remove(engine: Engine, container: Container, force: bool = False, volumes: bool = False) -> None:
+def remove(engine: Engine, container: "Container", force: bool = False, volumes: bool = False) -> None:
     """Remove a container and what it changed."""
     from minidocker.container import lifecycle
 
@@ -249,7 +274,7 @@ def remove_damaged(engine: Engine, name: str) -> bool:
 
 
 def logs(
-    engine: Engine, container: Container, follow: bool = False, tail: int = -1, since: str = ""
+    engine: Engine, container: "Container", follow: bool = False, tail: int = -1, since: str = ""
 ) -> "Iterator[LogLine]":
     """Yield what a container wrote, since an RFC 3339 time where one is given."""
     from minidocker.container import logs as reading
@@ -262,7 +287,7 @@ def logs(
             yield line
 
 
-def top(engine: Engine, container: Container, arguments: Iterable[str] = ()) -> tuple[list[str], list[list[str]]]:
+def top(engine: Engine, container: "Container", arguments: Iterable[str] = ()) -> tuple[list[str], list[list[str]]]:
     """Return the titles and rows of a container's process table, as `ps -ef` shows them.
 
     Raises: InvalidArgument for other options of ps, which is not asked; ContainerStateError.
@@ -274,28 +299,28 @@ def top(engine: Engine, container: Container, arguments: Iterable[str] = ()) -> 
     return list(processes.TITLES), [processes.row(process) for process in processes.listing(container)]
 
 
-def diff(engine: Engine, container: Container) -> "list[Change]":
+def diff(engine: Engine, container: "Container") -> "list[Change]":
     """Return what a container has changed in its root."""
     from minidocker import storage
 
     return storage.changes(engine, container)
 
 
-def export(engine: Engine, container: Container, out: BinaryIO) -> None:
+def export(engine: Engine, container: "Container", out: BinaryIO) -> None:
     """Write a container's whole root as a tar archive."""
     from minidocker import storage
 
     storage.export(engine, container, out)
 
 
-def copy_out(engine: Engine, container: Container, path: str, out: BinaryIO) -> None:
+def copy_out(engine: Engine, container: "Container", path: str, out: BinaryIO) -> None:
     """Write a file or directory of a container as a tar archive."""
     from minidocker import storage
 
     storage.copy_out(engine, container, path, out)
 
 
-def copy_in(engine: Engine, container: Container, path: str, archive: BinaryIO) -> None:
+def copy_in(engine: Engine, container: "Container", path: str, archive: BinaryIO) -> None:
     """Unpack a tar archive in a directory of a container."""
     from minidocker import storage
 

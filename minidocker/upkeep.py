@@ -7,7 +7,7 @@ import contextlib
 import os
 from typing import NamedTuple
 
-from minidocker.container import cgroups, cleanup, network, records, rootless
+from minidocker.container import cgroups, cleanup, files, network, rootless
 from minidocker.engine import Engine, usages
 from minidocker.errors import ContainerNotFound
 from minidocker.linux import trees
@@ -34,8 +34,8 @@ def _diff_ids(engine: Engine, image_id: str) -> list[str]:
 def tree_size(path: str) -> int:
     """Return the bytes in a tree's files."""
     total = 0
-    for folder, _, files in os.walk(path):
-        for name in files:
+    for folder, _, found in os.walk(path):
+        for name in found:
             with contextlib.suppress(FileNotFoundError):
                 total += os.lstat(f"{folder}/{name}").st_size
     return total
@@ -66,7 +66,7 @@ def tidy(engine: Engine) -> None:
     if os.path.isdir(containers.folder):
         for name in os.listdir(containers.folder):
             folder = f"{containers.folder}/{name}"
-            if name.endswith(".removed") and not records.is_locked(f"{folder}/lock"):  # a build still needs that one
+            if name.endswith(".removed") and not files.is_locked(f"{folder}/lock"):  # a build still needs that one
                 trees.delete(folder)
     if not any(os.path.isdir(containers.run_path(container_id)) for container_id in containers.ids()):
         network.remove_all(engine.run)

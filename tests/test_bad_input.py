@@ -541,7 +541,7 @@ def test_a_record_cut_in_half(roots: Roots, minidocker: Minidocker, refused: Ref
         assert f"container {container_id[:12]} has a damaged record: remove it with" in listing.stderr
     refused(f"start {container_id[:12]}", 1, f"(?s)damaged record.*rm -f {container_id[:12]}")
     refused(f"logs {container_id[:12]}", 1, "damaged record")
-    refused(f"start {box}", 1, "No such container")
+    refused(f"start {box}", 1, "damaged record")
     minidocker.ok("rm", "-f", container_id[:12])
     assert not os.path.exists(folder)
     assert not os.path.exists(f"/proc/{pid}"), "it has been ended"

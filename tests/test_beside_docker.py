@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from conftest import Minidocker
-from minidocker.container import records
+from minidocker.container import files
 from peers import Docker
 
 pytestmark = [pytest.mark.root, pytest.mark.peers]
@@ -211,7 +211,7 @@ def difference(theirs: str, ours: str, stream: str) -> list[str]:
 def both(docker: Docker, minidocker: Minidocker, busybox_image: str, tmp_path: Path) -> Both:
     (tmp_path / "Dockerfile").write_text(f"FROM {busybox_image}\nLABEL of=these-tests\n")
     archive = f"{tmp_path}/image.tar"
-    with records.locked("/tmp/minidocker-beside-docker.lock"):  # the daemon is shared: its image is made once
+    with files.locked("/tmp/minidocker-beside-docker.lock"):  # the daemon is shared: its image is made once
         if docker.run("image", "inspect", IMAGE, check=False).returncode:
             minidocker.ok("build", "-q", "-t", IMAGE, str(tmp_path))
             minidocker.ok("save", "-o", archive, IMAGE)
@@ -220,10 +220,10 @@ def both(docker: Docker, minidocker: Minidocker, busybox_image: str, tmp_path: P
             docker.run("save", "-o", archive, IMAGE)
             minidocker.ok("load", "-i", archive)
     minidocker.ok("rmi", busybox_image)
-    files = tmp_path / "files"
-    files.mkdir()
-    (files / "variables").write_text('A=1\n# a comment\nB=two words\nFROM_HERE\nNOT_HERE\n\n  C=3\nD="q"\n')
-    return Both(docker, minidocker, files)
+    folder = tmp_path / "files"
+    folder.mkdir()
+    (folder / "variables").write_text('A=1\n# a comment\nB=two words\nFROM_HERE\nNOT_HERE\n\n  C=3\nD="q"\n')
+    return Both(docker, minidocker, folder)
 
 
 @pytest.mark.parametrize("table", [EVERYTHING, OPTIONS, EXITS], ids=["plain", "options", "exits"])

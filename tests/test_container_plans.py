@@ -1,7 +1,7 @@
 """What a container is to be, worked out without doing it: options, specs, plans, identities. Needs no root."""
 
 import json
-import re
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -411,7 +411,7 @@ def test_a_frame_larger_than_any_of_ours() -> None:
 
 def test_made_up_names_are_names() -> None:
     for attempt in (0, 1):
-        assert re.fullmatch(records._NAME, names.random_name(attempt))
+        names.check(names.random_name(attempt))
 
 
 @pytest.fixture
@@ -443,7 +443,29 @@ def test_a_name_belongs_to_one(containers: Containers) -> None:
     assert containers.get("web").id == other.id
 
 
-@pytest.mark.parametrize("name", ["a", "-x", "a b", "a/b", "ä" * 5, "../etc"])
+def test_a_name_whose_container_is_gone_or_has_another_is_free(containers: Containers) -> None:
+    one = containers.create("old", "image", "sha256:0", FULL)
+    os.symlink("f" * 64, f"{containers.names.links}/killed")
+    os.symlink(one.id, f"{containers.names.links}/renamed")
+    for name in ("killed", "renamed"):
+        with pytest.raises(ContainerNotFound, match=f"No such container: {name}"):
+            containers.get(name)
+        assert containers.get(containers.create(name, "image", "sha256:0", FULL).id).name == name
+    assert containers.get("old") == one
+    containers.forget(one.id)
+    assert sorted(os.listdir(containers.names.links)) == ["killed", "renamed"]
+
+
+def test_a_name_is_taken_while_its_container_is_made(containers: Containers) -> None:
+    with containers.making("web", "image", "sha256:0", FULL):
+        with pytest.raises(Conflict, match="already in use"):
+            containers.create("web", "image", "sha256:0", FULL)
+        with pytest.raises(ContainerNotFound, match="No such container: web"):
+            containers.get("web")
+    assert containers.get("web").name == "web"
+
+
+@pytest.mark.parametrize("name", ["a", "-x", "a b", "a/b", "ä" * 5, "../etc", "a" * 256])
 def test_a_name_that_cannot_be(containers: Containers, name: str) -> None:
     with pytest.raises(InvalidArgument, match="Invalid container name"):
         containers.create(name, "image", "sha256:0", FULL)

@@ -103,6 +103,16 @@ def test_a_list_takes_few_system_calls_for_each_container(home: Engine, minidock
 
 
 @pytest.mark.root
+def test_to_find_a_container_takes_no_look_at_the_others(home: Engine, minidocker: Minidocker, tmp_path: Path) -> None:
+    counted = []
+    for made in (2, 12):
+        for number in range(len(home.containers.ids()), made):
+            minidocker.ok("create", "--name", f"c{number}", "busybox")
+        counted.append(calls(minidocker, tmp_path / "calls", "inspect", "c0")["total"])
+    assert abs(counted[1] - counted[0]) <= 5
+
+
+@pytest.mark.root
 def test_the_list_of_images_is_read_from_one_file(home: Engine, minidocker: Minidocker, tmp_path: Path) -> None:
     one = calls(minidocker, tmp_path / "calls", "images")["total"]
     for number in range(20):

@@ -21,7 +21,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from minidocker.container import firewall, leases, records, rootless
+from minidocker.container import files, firewall, leases, rootless
 from minidocker.container.spec import Port
 from minidocker.errors import NetworkError
 from minidocker.linux import userns
@@ -257,7 +257,7 @@ def _ensure_bridge(run_dir: str, host: "socket.socket") -> str:
     remembered = _remembered_subnet(path, own.bridge)
     if remembered and links.exists(host, own.bridge):
         return remembered
-    with records.locked(f"{run_dir}/network/subnet.lock" if userns.is_mapped() else SUBNET_LOCK):
+    with files.locked(f"{run_dir}/network/subnet.lock" if userns.is_mapped() else SUBNET_LOCK):
         links.remove(host, own.bridge)  # what was begun and never finished
         subnet = subnets.choose(remembered)
         links.apply(host, links.bridge(own.bridge, run_dir))
@@ -310,7 +310,7 @@ def _publish(run_dir: str, endpoint: Endpoint, ports: tuple[Port, ...]) -> None:
     """
     table = names(run_dir).table
     plan = firewall.publish(table, endpoint.address, ports)
-    with records.locked(f"{run_dir}/network/published/{endpoint.container_id}") as note:
+    with files.locked(f"{run_dir}/network/published/{endpoint.container_id}") as note:
         os.write(note, firewall.unpublish(table, endpoint.address, ports).encode())
         try:
             firewall.apply(plan, note)
@@ -357,5 +357,5 @@ def _locked(run_dir: str) -> Iterator[None]:
     """Hold the network's lock, in a folder made for it where there is none yet."""
     for name in ("leases", "published", "forwards"):
         os.makedirs(f"{run_dir}/network/{name}", exist_ok=True)
-    with records.locked(f"{run_dir}/network/lock"):
+    with files.locked(f"{run_dir}/network/lock"):
         yield

@@ -6,18 +6,16 @@ is alive now.
 """
 
 import contextlib
-import errno
-import fcntl
-import json
 import os
-import re
 import signal
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
+from minidocker.container import names
+from minidocker.container.files import is_locked, locked, read_json, write_json
 from minidocker.container.spec import Port, Spec
-from minidocker.errors import AmbiguousPrefix, Conflict, ContainerNotFound, InvalidArgument
+from minidocker.errors import AmbiguousPrefix, ContainerNotFound
 from minidocker.linux import trees
 
 Json = dict[str, Any]
@@ -27,7 +25,6 @@ CREATED = "created"
 RUNNING = "running"
 EXITED = "exited"
 
-_NAME = r"[a-zA-Z0-9][a-zA-Z0-9_.-]+"
 _KILLED_SHIM = 137
 
 
@@ -102,67 +99,13 @@ def start_time(pid: int) -> int:
     return 0 if fields[0] in (b"Z", b"X") else int(fields[19])
 
 
-def read_json(path: str) -> Any:
-    """Read a document, in as few calls as can be: `ps` reads two for each container."""
-    with open(path, "rb", buffering=0) as file:
-        return json.loads(file.read())
-
-
-def write_json(path: str, data: Json) -> None:
-    """Put a document in place whole or not at all, even when the machine stops in between.
-
-    On a full disk one that exists is written over: it has its room already, and is not lost for want of another's.
-    """
-    temporary = f"{path}.{os.urandom(4).hex()}.tmp"
-    try:
-        with open(temporary, "w") as file:
-            json.dump(data, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(temporary, path)
-    except BaseException as error:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        if not (isinstance(error, OSError) and error.errno == errno.ENOSPC and os.path.exists(path)):
-            raise
-        with open(path, "r+") as file:
-            file.write(json.dumps(data))
-            file.truncate()
-
-
-@contextlib.contextmanager
-def locked(path: str) -> Iterator[int]:
-    """Hold the lock file at `path` while in the block; others wait. Yields the open file.
-
-    See: flock(2): the lock belongs to the open file and ends with it, however the process ends; whoever is given the
-    open file holds the lock, too.
-    """
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield fd
-    finally:
-        os.close(fd)
-
-
-def is_locked(path: str) -> bool:
-    """Say whether somebody holds the lock file at `path`."""
-    try:
-        with open(path, "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except FileNotFoundError:
-        return False
-    return False
-
-
 class Containers:
     """All containers below one root: `root` keeps what must last, `run` what ends with the machine's boot."""
 
     def __init__(self, root: str, run: str) -> None:
         self.root = root
         self.folder = f"{root}/containers"
+        self.names = names.Names(root)
         self.layers = f"{root}/layers"
         self.run = run
 
@@ -183,20 +126,20 @@ class Containers:
 
         Raises: InvalidArgument for an impossible name, Conflict for one in use, both in docker's words.
         """
-        if name and not re.fullmatch(_NAME, name):
-            raise InvalidArgument(f"Invalid container name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed")
+        if name:
+            names.check(name)
         os.makedirs(self.folder, 0o711, exist_ok=True)
-        folder = self.path(container_id or os.urandom(32).hex())
+        container_id = container_id or os.urandom(32).hex()
+        folder = self.path(container_id)
         with contextlib.ExitStack() as holding:
             try:
-                with locked(f"{self.folder}/names.lock"):
-                    self._free_name(name)
+                with self.names.locked():
                     os.mkdir(folder, 0o710)
                     holding.enter_context(locked(f"{folder}/lock"))
-                container = Container(os.path.basename(folder), name, image, image_id, now(), spec, State())
+                    name = self.names.take(name, container_id)
+                container = Container(container_id, name, image, image_id, now(), spec, State())
                 yield container
-                with locked(f"{self.folder}/names.lock"):  # another may have taken the name meanwhile
-                    self._write_record(container._replace(name=self._free_name(name)))
+                self._write_record(container)
             except BaseException:
                 trees.delete(folder)
                 raise
@@ -207,24 +150,11 @@ class Containers:
             pass
         return self.load(container.id)
 
-    def _free_name(self, name: str) -> str:
-        """Return `name`, or one made up; holding the names' lock. Raises: Conflict when a container has it."""
-        from minidocker.container import names
-
-        taken = {other.name: other.id for other in self.list()}
-        if name in taken:
-            raise _name_taken(name, taken[name])
-        attempt = 0
-        while not name or name in taken:
-            name = names.random_name(attempt)
-            attempt += 1
-        return name
-
     def delete_unfinished(self) -> None:
         """Delete what commands that were killed while they made a container have left: nobody holds its lock."""
         if not os.path.isdir(self.folder):
             return
-        with locked(f"{self.folder}/names.lock"):
+        with self.names.locked():
             for container_id in self.ids():
                 folder = self.path(container_id)
                 if not os.path.exists(f"{folder}/record.json") and not is_locked(f"{folder}/lock"):
@@ -279,18 +209,13 @@ class Containers:
         Raises: ContainerNotFound, AmbiguousPrefix, in docker's words.
         """
         wanted = name.removeprefix("/")
-        every = self.list()
-        for container in every:
-            if wanted in (container.name, container.id):
-                return container
-        fitting = [container for container in every if wanted and container.id.startswith(wanted)]
-        if len(fitting) > 1:
+        owner = self.names.owner(wanted)
+        fitting = [owner] if owner else [each for each in self.ids() if wanted and each.startswith(wanted)]
+        made = [container_id for container_id in fitting if os.path.exists(self.path(container_id, "record.json"))]
+        if len(made) > 1:
             raise AmbiguousPrefix(f"Multiple IDs found with provided prefix: {name}")
-        if fitting:
-            return fitting[0]
-        for container_id in self.ids():
-            if wanted and container_id.startswith(wanted):
-                return self.load(container_id)  # says what is wrong with it
+        if made:
+            return self.load(made[0])
         raise ContainerNotFound(f"No such container: {name}")
 
     def state(self, container_id: str) -> State:
@@ -317,33 +242,26 @@ class Containers:
     def write_state(self, container_id: str, state: State) -> None:
         """Write down how the container is. Only its shim does so, and whoever cleans up after a shim that is gone."""
         data = {**state._asdict(), "ports": [port._asdict() for port in state.ports]}
-        path = self.path(container_id, "state.json")
-        try:
-            write_json(path, data)
-        except OSError as error:
-            if error.errno != errno.ENOSPC or not os.path.exists(path):
-                raise
-            with open(path, "r+") as file:  # a full disk has room for it where the last one lies
-                json.dump(data, file)
-                file.truncate()
+        write_json(self.path(container_id, "state.json"), data)
 
     def rename(self, container: Container, name: str) -> None:
         """Give the container another name.
 
         Raises: InvalidArgument, Conflict, in docker's words.
         """
-        if not re.fullmatch(_NAME, name):
-            raise InvalidArgument(f"Invalid container name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed")
-        with locked(f"{self.folder}/names.lock"):
-            for other in self.list():
-                if other.name == name:
-                    raise _name_taken(name, other.id)
+        names.check(name)
+        with self.names.locked():
+            self.names.take(name, container.id)
             self._write_record(container._replace(name=name))
+            self.names.drop(container.name, container.id)
 
     def forget(self, container_id: str) -> str:
         """Take the container out of sight and return what is left of it, to be deleted at leisure."""
         removed = f"{self.path(container_id)}.removed"
-        os.rename(self.path(container_id), removed)
+        with self.names.locked():
+            os.rename(self.path(container_id), removed)
+            with contextlib.suppress(FileNotFoundError, ValueError, TypeError, KeyError):
+                self.names.drop(read_json(f"{removed}/record.json")["name"], container_id)
         return removed
 
     @contextlib.contextmanager
@@ -369,10 +287,3 @@ def _end_unwatched(state: State) -> None:
     if state.pid and state.boot == boot_id() and start_time(state.pid) == state.pid_start:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(state.pid, signal.SIGKILL)
-
-
-def _name_taken(name: str, owner: str) -> Conflict:
-    return Conflict(
-        f'Conflict. The container name "/{name}" is already in use by container "{owner}". '
-        "You have to remove (or rename) that container to be able to reuse that name."
-    )

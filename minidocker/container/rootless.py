@@ -26,7 +26,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 from minidocker import explain
-from minidocker.container import records, stream
+from minidocker.container import files, records, stream
 from minidocker.errors import NetworkError, StartError
 from minidocker.linux import syscalls, userns
 
@@ -109,7 +109,7 @@ def enter(run: str, say: Say) -> None:
     folder = _own_folder(run)
     if not os.environ.get("XDG_RUNTIME_DIR") and run == default_run():
         say_once(run, NO_RUNTIME_DIR.format(folder=run), say)
-    with records.locked(f"{folder}/lock"):
+    with files.locked(f"{folder}/lock"):
         pid = holder(run) or _start_holder(run, lambda line: say_once(run, line, say))
         from minidocker.container import slirp
 
@@ -189,7 +189,7 @@ def _start_holder(run: str, say: Say) -> int:
         connection.sendall(stream.pack(stream.GO))
         _answer(frames)
         note = {"pid": pid, "start": records.start_time(pid), "boot": records.boot_id()}
-        records.write_json(f"{folder}/holder.json", note)
+        files.write_json(f"{folder}/holder.json", note)
         connection.sendall(stream.pack(stream.STARTED))
         _answer(frames)
     return pid
@@ -310,7 +310,7 @@ def end(run: str) -> None:
     pid = holder(run)
     if not pid:
         return
-    with records.locked(f"{run}/rootless/lock"):
+    with files.locked(f"{run}/rootless/lock"):
         try:
             for descriptor in _used or [os.open(f"{run}/rootless/used", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)]:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

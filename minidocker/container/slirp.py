@@ -17,7 +17,7 @@ import socket
 from typing import Any
 
 from minidocker import explain
-from minidocker.container import firewall, records, rootless
+from minidocker.container import files, firewall, records, rootless
 from minidocker.container.spec import Port
 from minidocker.errors import NetworkError
 
@@ -61,7 +61,7 @@ def ensure(run: str, pid: int, say: rootless.Say) -> None:
         say(FAILED)
         return
     _forward_again(run)
-    records.write_json(note, {"pid": started, "start": records.start_time(started), "holder": pid})
+    files.write_json(note, {"pid": started, "start": records.start_time(started), "holder": pid})
 
 
 def _start(run: str, pid: int) -> int:

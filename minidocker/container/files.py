@@ -1,0 +1,66 @@
+"""Documents and locks on disk, by which commands that know nothing of each other agree."""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from typing import Any
+
+Json = dict[str, Any]
+
+
+def read_json(path: str) -> Any:
+    """Read a document, in as few calls as can be: `ps` reads two for each container."""
+    with open(path, "rb", buffering=0) as file:
+        return json.loads(file.read())
+
+
+def write_json(path: str, data: Json) -> None:
+    """Put a document in place whole or not at all, even when the machine stops in between.
+
+    On a full disk one that exists is written over: it has its room already, and is not lost for want of another's.
+    """
+    temporary = f"{path}.{os.urandom(4).hex()}.tmp"
+    try:
+        with open(temporary, "w") as file:
+            json.dump(data, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(temporary, path)
+    except BaseException as error:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        if not (isinstance(error, OSError) and error.errno == errno.ENOSPC and os.path.exists(path)):
+            raise
+        with open(path, "r+") as file:
+            file.write(json.dumps(data))
+            file.truncate()
+
+
+@contextlib.contextmanager
+def locked(path: str) -> Iterator[int]:
+    """Hold the lock file at `path` while in the block; others wait. Yields the open file.
+
+    See: flock(2): the lock belongs to the open file and ends with it, however the process ends; whoever is given the
+    open file holds the lock, too.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def is_locked(path: str) -> bool:
+    """Say whether somebody holds the lock file at `path`."""
+    try:
+        with open(path, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    return False

@@ -259,6 +259,7 @@ def wait(containers: Containers, container: Container) -> int:
 
     Raises: ContainerNotFound for one that was removed at its end, before we could ask.
     """
+    container = containers.load(container.id)
     if not container.running:
         return container.state.exit_code
     with contextlib.suppress(ContainerStateError):

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 files: list[str] = []  # Python files; only Python's own library and minidocker can be imported in them
-LOAD = "from minidocker import standins; standins.load(sys.argv[3:]); "  # what a program does with them
+LOAD = "from minidocker import standins; standins.load(sys.argv[2:-1]); "  # what a program does with them
 _SPARED = "minidocker.course"  # judges the stand-ins, and must not run on them
 
 

@@ -24,7 +24,7 @@ from minidocker.image.store import Image, ImageStore
 from minidocker.registry.embedded import remember
 
 PROJECT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-START = "import sys; from minidocker.cli.main import entry; sys.argv[0] = 'minidocker'; sys.exit(entry())"
+START = "import sys; from minidocker.cli.entry import entry; sys.argv[0] = 'minidocker'; sys.exit(entry())"
 PATIENCE = 180  # seconds after which a command counts as stuck
 
 

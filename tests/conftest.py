@@ -98,7 +98,7 @@ class Minidocker:
     def __init__(self, roots: Roots) -> None:
         self.env = roots.env
         script = os.path.join(os.path.dirname(sys.executable), "minidocker")
-        start = "import sys; from minidocker.cli.main import entry; sys.argv[0] = 'minidocker'; sys.exit(entry())"
+        start = "import sys; from minidocker.cli.entry import entry; sys.argv[0] = 'minidocker'; sys.exit(entry())"
         self.argv = [script] if os.path.exists(script) else [sys.executable, "-c", start]
 
     def __call__(

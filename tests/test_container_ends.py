@@ -15,7 +15,7 @@ import pytest
 from conftest import Minidocker, Roots
 from containerkit import detached, wait_until
 from minidocker import engine
-from minidocker.container import launch, programs, records, stream
+from minidocker.container import launch, records, shims, stream
 from minidocker.container.options import ExecOptions, RunOptions
 from minidocker.engine import Engine
 from minidocker.errors import ContainerNotFound, ContainerStateError, InvalidArgument, StartError
@@ -273,14 +273,34 @@ def test_top_says_what_it_cannot_show(home: Engine) -> None:
         engine.top(home, container, ["-o", "pid"])
 
 
-def test_a_shim_that_is_started_ahead_for_nothing_ends() -> None:
+def test_a_shim_for_which_there_is_nothing_to_run_ends() -> None:
     title = f"minidocker-shim {os.urandom(6).hex()}"
-    programs.spawn_ahead("shim", title)
-    connection, pid = programs.spawn("shim", "the same one")
-    os.waitpid(pid, 0)
-    assert shims_called(title)
+    connection = shims.new(title)
+    wait_until(lambda: bool(shims_called(title)))
     connection.close()
     wait_until(lambda: not shims_called(title))
+
+
+def test_the_server_of_shims_is_started_anew_when_it_has_been_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shims, "_server", None)
+    titles = [f"minidocker-shim {os.urandom(6).hex()}" for _ in range(3)]
+    connections = [shims.new(title) for title in titles[:2]]
+    server = shims._server
+    assert server and f"\nPPid:\t{server.pid}\n" in status_of(titles[1])
+    os.kill(server.pid, signal.SIGKILL)
+    os.waitpid(server.pid, 0)
+    connections.append(shims.new(titles[2]))
+    wait_until(lambda: all(map(shims_called, titles)))
+    for connection in connections:
+        connection.close()
+    wait_until(lambda: not any(map(shims_called, titles)))
+    assert shims._server and shims._server.pid != server.pid
+    shims.end()
+
+
+def status_of(title: str) -> str:
+    wait_until(lambda: bool(shims_called(title)))
+    return Path(f"/proc/{shims_called(title)[0]}/status").read_text()
 
 
 def shims_called(title: str) -> list[str]:

@@ -200,14 +200,13 @@ def test_isolation_never_fails_open(home: Engine, tmp_path: Path, step: str, mon
     sabotage = tmp_path / "sabotage.py"
     sabotage.write_text(
         "import sys\n"
-        "from minidocker.container import mounting, namespaces, rootfs, security, shim\n"
+        "from minidocker.container import mounting, namespaces, rootfs, security, shim, view\n"
         "from minidocker.linux import capabilities\n"
         "def broken(*args, **kwargs): raise OSError(1, 'broken on purpose')\n"
         "for module in (mounting, namespaces, rootfs, security, capabilities):\n"
         f"    if hasattr(module, {step!r}): setattr(module, {step!r}, broken)\n"
-        "shim.main()\n"
     )
-    program = f"import sys; sys.path.insert(0, sys.argv[1]); exec(open({str(sabotage)!r}).read())  # {{0}}"
+    program = f"import sys; sys.path.insert(0, sys.argv[1]); exec(open({str(sabotage)!r}).read()); {{0}}.main()"
     monkeypatch.setattr("minidocker.container.programs._PROGRAM", program)
     marker = tmp_path / "marker"
     marker.touch()

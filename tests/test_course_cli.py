@@ -279,7 +279,7 @@ def test_nothing_is_coloured_but_at_a_terminal(course: Course, capsys: Any) -> N
 def test_watch_judges_again_when_the_notebook_is_saved_and_ends_with_ctrl_c(course: Course) -> None:
     import sys
 
-    script = "import sys; from minidocker.cli.main import entry; sys.exit(entry())"
+    script = "import sys; from minidocker.cli.entry import entry; sys.exit(entry())"
     environment = {"MINIDOCKER_COURSE_STATE": progress.path()}
     with Terminal([sys.executable, "-c", script, "course", "watch"], env=environment) as terminal:
         terminal.expect("not written yet")

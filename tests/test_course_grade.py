@@ -105,7 +105,7 @@ class Class:
         return self.grade("01_first")["kim"]
 
 
-ENTRY = "from minidocker.cli.main import entry; entry()"
+ENTRY = "from minidocker.cli.entry import entry; entry()"
 TRIPLE = "def triple(n):\n    ### BEGIN SOLUTION\n    return 3 * n\n    ### END SOLUTION"
 
 

@@ -271,13 +271,13 @@ def test_a_process_that_is_killed_while_its_network_is_made(
 # Says when the command itself has begun: before that, Python answers ctrl-c, with a traceback, or dies of it.
 BEGUN = """
 import sys
-from minidocker.cli import main as cli
+from minidocker.cli import entry, main as cli
 carry_out = cli.main
 def main(argv):
     print("begun", file=sys.stderr, flush=True)
     return carry_out(argv)
 cli.main = main
-cli.entry()
+entry.entry()
 """
 
 

@@ -1,4 +1,4 @@
-"""The command `minidocker`: find out which command was typed, import its module, carry it out, say what went wrong.
+"""The command line: find out which command was typed, import its module, carry it out, say what went wrong.
 
 Exit codes are docker's: 1 for what could not be done, 125 for an option that is wrong and for `run`'s own failures,
 126 and 127 for a program that cannot be run or is not there, 128+n for one that a signal ended, else the program's own.
@@ -9,7 +9,6 @@ import sys
 from importlib import import_module
 
 from minidocker import __version__
-from minidocker.cli import interrupt
 from minidocker.cli.arguments import (
     BAD_ARGUMENTS,
     Call,
@@ -47,47 +46,6 @@ OPTIONS = (
     Option("help", "bool", "Print this page, or with COMMAND that of the command"),
     Option("version", "bool", "Print version information and quit", "v"),
 )
-
-
-def entry() -> None:
-    """Run as the process's own program, and end it.
-
-    Ctrl-c before this is answered by Python itself, which may show a traceback; after this it changes nothing any more.
-    """
-    try:
-        interrupt.listen()
-        _open_missing_streams()
-        code = main(sys.argv[1:])
-        _flush()
-        interrupt.ignore()
-    except KeyboardInterrupt:  # beside `main`, or a second one while it undoes something
-        interrupt.ignore()
-        code = INTERRUPTED
-        _flush()
-    os._exit(code)  # all is written and closed; to take every object apart, one by one, takes 5 ms more
-
-
-def _flush() -> None:
-    """Write out what was printed, while ctrl-c and a reader that has gone can still be heard."""
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that what is left goes nowhere
-
-
-def _open_missing_streams() -> None:
-    """Have an input, an output and a place for errors even where the caller has closed them, as cron jobs are started.
-
-    Else the next files that are opened would be taken for them.
-    """
-    for fd, name in enumerate(("stdin", "stdout", "stderr")):
-        if getattr(sys, name) is None:
-            opened = os.open(os.devnull, os.O_RDWR)
-            os.dup2(opened, fd)
-            if opened > 2:
-                os.close(opened)
-            setattr(sys, name, open(fd, "r" if fd == 0 else "w", closefd=False))  # noqa: SIM115, it stays
 
 
 def main(argv: list[str]) -> int:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def run(call: Call) -> int:
     """Create a container and start it; stay with it until it ends, unless it is to be left alone."""
-    from minidocker.container import programs
+    from minidocker.container import shims
 
     detach: bool = call["detach"]
     if detach and call["attach"]:
@@ -29,7 +29,7 @@ def run(call: Call) -> int:
     if not detach:
         check_terminal(wishes)
     container_id = os.urandom(32).hex()
-    programs.spawn_ahead("shim", f"minidocker-shim {container_id[:12]}")
+    shims.prepare()
     from minidocker import engine as stories
 
     engine = call.engine()

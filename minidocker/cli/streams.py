@@ -73,12 +73,12 @@ def _stay(
 
 def execute(call: Call) -> int:
     """Run one more program in a running container."""
-    from minidocker.container import programs
+    from minidocker.container import shims
 
     wishes = Wishes(call["tty"], call["interactive"], keys=parse_keys(call["detach-keys"]))
     if not call["detach"]:
         check_terminal(wishes)
-    programs.spawn_ahead("shim", f"minidocker-shim exec {call.word(0)}")
+    shims.prepare()
     from minidocker import engine as stories
     from minidocker.container.options import ExecOptions
 

@@ -17,8 +17,8 @@ def read_json(path: str) -> Any:
         return json.loads(file.read())
 
 
-def write_json(path: str, data: Json) -> None:
-    """Put a document in place whole or not at all, even when the machine stops in between.
+def write_json(path: str, data: Json, lasting: bool = True) -> None:
+    """Put a document in place whole or not at all; if `lasting`, even when the machine stops in between.
 
     On a full disk one that exists is written over: it has its room already, and is not lost for want of another's.
     """
@@ -26,8 +26,9 @@ def write_json(path: str, data: Json) -> None:
     try:
         with open(temporary, "w") as file:
             json.dump(data, file)
-            file.flush()
-            os.fsync(file.fileno())
+            if lasting:
+                file.flush()
+                os.fsync(file.fileno())
         os.rename(temporary, path)
     except BaseException as error:
         with contextlib.suppress(FileNotFoundError):

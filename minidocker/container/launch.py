@@ -10,13 +10,12 @@ GO the address                      →     lets the program run
 
 import contextlib
 import json
-import os
 import socket
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from minidocker import explain
-from minidocker.container import programs, records, stream
+from minidocker.container import records, shims, stream
 from minidocker.container.attach import Attachment
 from minidocker.container.spec import Spec
 from minidocker.errors import MinidockerError, StartError
@@ -51,8 +50,7 @@ def launch(process: Process, held: list[int], on_created: Callable[[int], Json])
     if len(held) > stream.MOST_DESCRIPTORS:
         most = stream.MOST_DESCRIPTORS - 1
         raise StartError(f"cannot publish {len(held) - 1} ports: {most} are the most for one container")
-    connection, pid = programs.spawn("shim", f"minidocker-shim {process.id[:12]}")
-    os.waitpid(pid, 0)  # it forks once more, so that it is nobody's child that has to be waited for
+    connection = shims.new(f"minidocker-{'exec' if process.join else 'shim'} {process.id[:12]}")
     with contextlib.ExitStack() as on_failure:
         on_failure.callback(_give_up, connection)
         message = {**process._asdict(), "spec": process.spec.to_json(), "explain": explain.listening()}

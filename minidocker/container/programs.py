@@ -15,31 +15,23 @@ _PROGRAM = (
     "gc.freeze(); gc.enable(); {0}.main(); os._exit(0)"
 )
 
-_ahead: dict[str, tuple[socket.socket, int]] = {}
+
+def command_line(module: str, title: str) -> list[str]:
+    """Return the arguments of such a program; the last is what `ps` shows of it."""
+    package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    text = _PROGRAM.format(module, standins.LOAD if standins.files else "")
+    return [sys.executable, "-I", "-S", "-c", text, package, *standins.files, title]
 
 
-def spawn_ahead(module: str, title: str) -> None:
-    """Start what `spawn` will be asked for, and so have its interpreter start while this one still has to.
-
-    One that nobody asks for in the end meets the end of its socket, and ends.
-    """
-    _ahead[module] = spawn(module, title)
-
-
-def spawn(module: str, title: str) -> tuple[socket.socket, int]:
+def spawn(module: str, title: str, kind: socket.SocketKind = socket.SOCK_STREAM) -> tuple[socket.socket, int]:
     """Start `main` of a module of this package as a program of its own; return our end of its socket, and its id.
 
     The other end is its standard input. posix_spawn(3) forks and executes in one step, without running any of this
     process's code in between: safe whatever other threads do. What is executed cannot be written to by what it becomes,
     nor by whoever gets to see that process (the class of CVE-2019-5736).
     """
-    if ahead := _ahead.pop(module, None):
-        return ahead
     program = interpreter.sealed(sys.executable)
-    ours, theirs = socket.socketpair()
-    package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    program_text = _PROGRAM.format(module, standins.LOAD if standins.files else "")
-    arguments = [sys.executable, "-I", "-S", "-c", program_text, package, title, *standins.files]
+    ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
     quiet = [(os.POSIX_SPAWN_OPEN, fd, "/dev/null", os.O_WRONLY, 0) for fd in (1, 2)]
     if os.environ.get("MINIDOCKER_DEBUG"):
         quiet = []
@@ -47,7 +39,7 @@ def spawn(module: str, title: str) -> tuple[socket.socket, int]:
     try:
         pid = os.posix_spawn(
             f"/proc/self/fd/{program}",
-            arguments,
+            command_line(module, title),
             {"PATH": os.environ.get("PATH", os.defpath)},
             file_actions=[(os.POSIX_SPAWN_DUP2, theirs.fileno(), 0), *quiet],
             setsid=True,

@@ -240,9 +240,12 @@ class Containers:
         return state._replace(status=EXITED, exit_code=_KILLED_SHIM, error=state.error or "its shim was killed")
 
     def write_state(self, container_id: str, state: State) -> None:
-        """Write down how the container is. Only its shim does so, and whoever cleans up after a shim that is gone."""
+        """Write down how the container is. Only its shim does so, and whoever cleans up after a shim that is gone.
+
+        That it runs is not waited for to be on the disk, which can take longer than all else: it ends with the machine.
+        """
         data = {**state._asdict(), "ports": [port._asdict() for port in state.ports]}
-        write_json(self.path(container_id, "state.json"), data)
+        write_json(self.path(container_id, "state.json"), data, lasting=state.status != RUNNING)
 
     def rename(self, container: Container, name: str) -> None:
         """Give the container another name.

@@ -7,7 +7,7 @@
 `minidocker.client` is this API, in the shape of docker's own Python library; `minidocker.engine` tells the stories.
 """
 
-from typing import TYPE_CHECKING
+TYPE_CHECKING = False  # see `minidocker.explain`
 
 if TYPE_CHECKING:
     from minidocker.client import Client

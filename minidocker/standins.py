@@ -5,8 +5,12 @@ interpreters: `files` are what each of them runs before it works, and there call
 """
 
 import sys
-from collections.abc import Callable
-from typing import Any
+
+TYPE_CHECKING = False  # see `minidocker.explain`
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
 files: list[str] = []  # Python files; only Python's own library and minidocker can be imported in them
 LOAD = "from minidocker import standins; standins.load(sys.argv[2:-1]); "  # what a program does with them
@@ -20,7 +24,7 @@ def load(paths: list[str]) -> None:
             exec(compile(file.read(), path, "exec"), {"__name__": "standin"})  # noqa: S102, what this is for
 
 
-def find(name: str) -> tuple[Any, str, Any]:
+def find(name: str) -> "tuple[Any, str, Any]":
     """Return the module or class that has what `name` (`minidocker.image.oci.Index.choose`) stands for, and that.
 
     Raises: LookupError where there is no such thing; ImportError where its module cannot be imported.
@@ -43,7 +47,7 @@ def find(name: str) -> tuple[Any, str, Any]:
     return owner, parts[-1], vars(owner)[parts[-1]]
 
 
-def replace(name: str, function: Callable[..., Any]) -> Callable[[], None]:
+def replace(name: str, function: "Callable[..., Any]") -> "Callable[[], None]":
     """Have `function` called wherever the engine calls what `name` stands for; return what undoes it.
 
     Also the modules that have imported it by its name get the other one, and those imported later. Raises: as `find`.
@@ -63,7 +67,7 @@ def replace(name: str, function: Callable[..., Any]) -> Callable[[], None]:
     return undo
 
 
-def _put(new: Any, old: Any) -> None:
+def _put(new: "Any", old: "Any") -> None:
     """Give every module of the engine that knows `old` by some name `new` instead."""
     for name, module in list(sys.modules.items()):
         if name.startswith("minidocker.") and not name.startswith(_SPARED) and module is not None:

@@ -456,6 +456,19 @@ def test_a_name_whose_container_is_gone_or_has_another_is_free(containers: Conta
     assert sorted(os.listdir(containers.names.links)) == ["killed", "renamed"]
 
 
+def test_a_record_of_which_the_machines_end_left_nothing_is_none(containers: Containers) -> None:
+    container = containers.create("web", "image", "sha256:0", FULL)
+    os.truncate(containers.path(container.id, "record.json"), 0)
+    for name in ("web", container.id):
+        with pytest.raises(ContainerNotFound, match="No such container"):
+            containers.get(name)
+    assert containers.list() == []
+    assert containers.damaged([]) == []
+    assert containers.create("web", "image", "sha256:0", FULL).name == "web"
+    containers.delete_unfinished()
+    assert container.id not in containers.ids()
+
+
 def test_a_name_is_taken_while_its_container_is_made(containers: Containers) -> None:
     with containers.making("web", "image", "sha256:0", FULL):
         with pytest.raises(Conflict, match="already in use"):

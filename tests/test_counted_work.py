@@ -44,6 +44,13 @@ def test_the_lists_import_little(roots: object) -> None:
         assert len(found) <= 90, f"{command}: {len(found)} modules"
 
 
+def test_a_commands_first_steps_import_next_to_nothing() -> None:
+    """A shim's server is to be started before anything else is imported."""
+    found = imported("from minidocker.container import shims")
+    assert not {"collections", "contextlib", "enum", "re", "socket", "typing"} & set(found)
+    assert len(found) <= 30, f"{len(found)} modules"
+
+
 def test_a_shim_imports_little() -> None:
     found = imported("from minidocker.container import shim")
     assert HEAVY & set(found) == {"ctypes"}
@@ -55,7 +62,7 @@ def test_to_run_a_container_imports_little(home: Engine, minidocker: Minidocker)
     run = ("run", "--rm", "--network", "none", "busybox", "true")
     minidocker.ok(*run)  # compiles the filter, which is kept
     found = imported(START, *run)
-    assert HEAVY & set(found) == {"ctypes", "hashlib"}  # the image's configuration is read, and so verified
+    assert HEAVY & set(found) == {"ctypes"}
     assert len(found) <= 127, f"{len(found)} modules"
 
 
@@ -74,7 +81,7 @@ def test_to_run_a_container_takes_few_system_calls(home: Engine, minidocker: Min
     run = ("run", "--rm", "--network", "none", "busybox", "true")
     minidocker.ok(*run)  # compiles the filter, tries the overlay
     found = calls(minidocker, tmp_path / "calls", *run)
-    assert found["fsync"] == 1, "the record"
+    assert "fsync" not in found, "nothing of what removes itself need outlast the machine's end"
     assert found["execve"] == 3, "the command, its shim, the program"
     assert found.get("clone", 0) + found.get("clone3", 0) + found.get("fork", 0) + found.get("vfork", 0) <= 3
     assert found["mount"] <= 50

@@ -177,7 +177,7 @@ STEPS = (
     "minidocker.course.children.map_ids",
     "minidocker.course.sandbox.confine",
     "minidocker.linux.syscalls.sethostname",
-    "minidocker.container.network.bring_up_loopback",
+    "minidocker.container.loopback.bring_up",
     "minidocker.linux.capabilities.limit_bounding_set",
     "minidocker.linux.capabilities.set_own",
     "minidocker.linux.seccomp.load",

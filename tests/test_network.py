@@ -618,8 +618,8 @@ def test_explained(net_run: str, start: Callable[..., Container]) -> None:
 @pytest.mark.root
 def test_loopback_alone() -> None:
     code = (
-        "import os, socket; from minidocker.linux import syscalls; from minidocker.container import network\n"
-        "syscalls.unshare(syscalls.CLONE_NEWNET); network.bring_up_loopback(); network.bring_up_loopback()\n"
+        "import os, socket; from minidocker.linux import syscalls; from minidocker.container import loopback\n"
+        "syscalls.unshare(syscalls.CLONE_NEWNET); loopback.bring_up(); loopback.bring_up()\n"
         "server = socket.create_server(('127.0.0.1', 0)); socket.create_connection(server.getsockname()).close()\n"
         "socket.create_server(('::1', 0), family=socket.AF_INET6)"
     )

@@ -4,7 +4,6 @@ What starts a container begins with that: the server of shims starts while this 
 both of them about as long.
 """
 
-import contextlib
 import os
 import sys
 
@@ -20,8 +19,10 @@ def entry() -> None:
     if sys.argv[1:2] and sys.argv[1] in STARTING and os.geteuid() == 0:
         from minidocker.container import shims
 
-        with contextlib.suppress(OSError):  # it will be tried again, and said why it cannot be
+        try:
             shims.prepare()
+        except OSError:  # it will be tried again, and said why it cannot be
+            pass
     from minidocker.cli import interrupt
     from minidocker.cli.main import INTERRUPTED, main
 

@@ -7,7 +7,6 @@ See: cgroups(7); the kernel's admin-guide/cgroup-v1/ and admin-guide/cgroup-v2.r
 
 import contextlib
 import os
-import shlex
 import time
 from typing import NamedTuple
 
@@ -252,7 +251,7 @@ def create(made: Plan) -> None:
         explain.step(f"mkdir({folder})", f"mkdir -p {folder}")
         os.makedirs(folder, exist_ok=True)
     for write in made.writes:
-        explain.step(f"write({write.path}, {write.value!r})", f"echo {shlex.quote(write.value)} > {write.path}")
+        explain.step(f"write({write.path}, {write.value!r})", f"{explain.shell('echo', write.value)} > {write.path}")
         try:
             _write(write.path, write.value)
         except FileNotFoundError:

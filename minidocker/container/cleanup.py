@@ -3,7 +3,7 @@
 import contextlib
 import os
 
-from minidocker.container import cgroups, network, records
+from minidocker.container import cgroups, records
 from minidocker.container.records import Container, Containers
 from minidocker.container.spec import Spec
 from minidocker.linux import trees
@@ -13,6 +13,8 @@ _RESTARTING = "restarting"
 
 def disconnect(containers: Containers, container_id: str) -> None:
     """Give back the container's address and ports."""
+    from minidocker.container import network
+
     network.disconnect(containers.run, container_id)
 
 

@@ -5,6 +5,7 @@ counts while the container's record has that name too: whoever is killed in betw
 """
 
 import contextlib
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -89,12 +90,14 @@ class Names:
             return ""
         folder = f"{self.containers}/{container_id}"
         try:
-            record: files.Json = files.read_json(f"{folder}/record.json")
+            with open(f"{folder}/record.json", "rb") as file:
+                record = file.read()
         except FileNotFoundError:
             return container_id if files.is_locked(f"{folder}/lock") else ""
-        except ValueError:
+        try:
+            return container_id if record and json.loads(record)["name"] == name else ""
+        except (ValueError, KeyError):
             return container_id  # its record is damaged: until it is removed, nobody knows better
-        return container_id if record.get("name") == name else ""
 
     def drop(self, name: str, container_id: str = "") -> None:
         """Have a name lead nowhere, if it leads to this container or none is given; while `locked`."""

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from minidocker import explain
-from minidocker.container import grants, init, network, remap, rootfs, security
+from minidocker.container import grants, init, loopback, rootfs, security
 from minidocker.container.spec import SECCOMP_UNCONFINED, Spec
 from minidocker.errors import StartError
 from minidocker.linux import syscalls
@@ -63,6 +63,8 @@ def be_born(spec: Spec, layout: rootfs.Layout, streams: Streams, parent: Parent,
     if spec.userns:
         parent.wait_until_mapped()
         become_root()
+        from minidocker.container import remap
+
         spec, layout = remap.staged(spec), remap.aside(layout)
     own_network = spec.network != "host"
     syscalls.unshare(CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | (CLONE_NEWNET if own_network else 0))
@@ -70,8 +72,8 @@ def be_born(spec: Spec, layout: rootfs.Layout, streams: Streams, parent: Parent,
     parent.wait_until_limited()
     syscalls.unshare(CLONE_NEWCGROUP)
     if own_network:
-        network.bring_up_loopback()
-        network.let_users_serve()
+        loopback.bring_up()
+        loopback.let_users_serve()
     grants.set_sysctls(spec.sysctls)
     if spec.hostname and own_network:
         syscalls.sethostname(spec.hostname)

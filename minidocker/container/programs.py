@@ -1,7 +1,7 @@
 """The engine's own programs, a container's shim for one: each a fresh interpreter that runs `main` of a module here."""
 
+import _socket
 import os
-import socket
 import sys
 
 from minidocker import explain, standins
@@ -23,15 +23,16 @@ def command_line(module: str, title: str) -> list[str]:
     return [sys.executable, "-I", "-S", "-c", text, package, *standins.files, title]
 
 
-def spawn(module: str, title: str, kind: socket.SocketKind = socket.SOCK_STREAM) -> tuple[socket.socket, int]:
+def spawn(module: str, title: str, kind: int = _socket.SOCK_STREAM) -> tuple[_socket.socket, int]:
     """Start `main` of a module of this package as a program of its own; return our end of its socket, and its id.
 
-    The other end is its standard input. posix_spawn(3) forks and executes in one step, without running any of this
-    process's code in between: safe whatever other threads do. What is executed cannot be written to by what it becomes,
-    nor by whoever gets to see that process (the class of CVE-2019-5736).
+    The other end is its standard input. (`_socket` is the part of `socket` that is in C: a command's first steps do
+    without the rest, see docs/decisions/0002-start-up.md.) posix_spawn(3) forks and executes in one step, without
+    running any of this process's code in between: safe whatever other threads do. What is executed cannot be written to
+    by what it becomes, nor by whoever gets to see that process (the class of CVE-2019-5736).
     """
     program = interpreter.sealed(sys.executable)
-    ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
+    ours, theirs = _socket.socketpair(_socket.AF_UNIX, kind)
     quiet = [(os.POSIX_SPAWN_OPEN, fd, "/dev/null", os.O_WRONLY, 0) for fd in (1, 2)]
     if os.environ.get("MINIDOCKER_DEBUG"):
         quiet = []

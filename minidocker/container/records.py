@@ -157,13 +157,14 @@ class Containers:
         with self.names.locked():
             for container_id in self.ids():
                 folder = self.path(container_id)
-                if not os.path.exists(f"{folder}/record.json") and not is_locked(f"{folder}/lock"):
+                if not self.is_recorded(container_id) and not is_locked(f"{folder}/lock"):
                     trees.delete(folder)
 
     def _write_record(self, container: Container) -> None:
+        """Write a container down; who removes itself at its end need not outlast the machine's."""
         record = {**container._asdict(), "spec": container.spec.to_json()}
         del record["state"]
-        write_json(self.path(container.id, "record.json"), record)
+        write_json(self.path(container.id, "record.json"), record, lasting=not container.spec.remove)
 
     def ids(self) -> Ids:
         """Return the ids of the containers that have a folder, in no order."""
@@ -184,7 +185,14 @@ class Containers:
         """Return the ids of those beside the `whole` ones whose record cannot be read, a file cut in half say."""
         known = {container.id for container in whole}
         candidates = [name for name in self.ids() if name not in known]
-        return [name for name in candidates if os.path.exists(self.path(name, "record.json"))]
+        return [name for name in candidates if self.is_recorded(name)]
+
+    def is_recorded(self, container_id: str) -> bool:
+        """Say whether the container has been made: of one whose record is empty the machine's end left no more."""
+        try:
+            return os.stat(self.path(container_id, "record.json")).st_size > 0
+        except FileNotFoundError:
+            return False
 
     def load(self, container_id: str) -> Container:
         """Read one container by its whole id.
@@ -211,7 +219,7 @@ class Containers:
         wanted = name.removeprefix("/")
         owner = self.names.owner(wanted)
         fitting = [owner] if owner else [each for each in self.ids() if wanted and each.startswith(wanted)]
-        made = [container_id for container_id in fitting if os.path.exists(self.path(container_id, "record.json"))]
+        made = [container_id for container_id in fitting if self.is_recorded(container_id)]
         if len(made) > 1:
             raise AmbiguousPrefix(f"Multiple IDs found with provided prefix: {name}")
         if made:

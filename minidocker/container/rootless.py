@@ -179,7 +179,8 @@ def _start_holder(run: str, say: Say) -> int:
     folder = f"{run}/rootless"
     with contextlib.suppress(FileExistsError):
         os.mkfifo(f"{folder}/alive", 0o600)
-    connection, child = programs.spawn("rootless", "minidocker-holder")
+    ours, child = programs.spawn("rootless", "minidocker-holder")
+    connection = socket.socket(fileno=ours.detach())
     os.waitpid(child, 0)  # it forks once more
     frames = stream.receive(connection)
     with contextlib.closing(connection):  # the holder ends with it, until it is told to go on alone
@@ -235,7 +236,7 @@ def _run_tool(command: list[str]) -> None:
 
 def main() -> None:
     """Hold a user namespace and a network namespace: the program of the holder."""
-    from minidocker.container import network
+    from minidocker.container import loopback
 
     connection = socket.socket(fileno=os.dup(0))
     if os.fork():
@@ -249,7 +250,7 @@ def main() -> None:
         if next(frames, None) is None:
             return
         syscalls.unshare(syscalls.CLONE_NEWNET)
-        network.bring_up_loopback()
+        loopback.bring_up()
         connection.sendall(stream.pack(stream.CREATED, b"{}"))
     except OSError as error:
         reason = f"this user cannot have a user namespace: {error}; see 'minidocker doctor'"

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from minidocker import explain
-from minidocker.container import cgroups, cleanup, grants, namespaces, records, remap, rootfs, rootless, shims, stream
+from minidocker.container import cgroups, cleanup, grants, namespaces, records, rootfs, shims, stream
 from minidocker.container.births import Child, Control
 from minidocker.container.relay import Relay
 from minidocker.container.spec import Port, Spec
@@ -98,7 +98,10 @@ def run(control: Control, request: Json, spec: Spec) -> None:
 
         pipes = Pipes(spec)
         child = Child()
-        home = remap.go_aside() if spec.userns else -1
+        if spec.userns:
+            from minidocker.container import remap
+
+            home = remap.go_aside()
         pid = syscalls.clone(syscalls.CLONE_NEWPID | (syscalls.CLONE_NEWUSER if spec.userns else 0))
         if pid == 0:
             be = functools.partial(namespaces.be_born, spec, layout, pipes.for_child, seccomp=seccomp)
@@ -130,12 +133,21 @@ def run(control: Control, request: Json, spec: Spec) -> None:
         os.close(control.descriptors.pop(0))  # the container's lock: from here on others may stop and remove it
         control.send(stream.STARTED)
         relay.adopt(control.connection, request["attach"], spec.tied)
-        exit_code = relay.serve(pid, rootless.watch(containers.run))
+        exit_code = relay.serve(pid, holder(containers.run))
         oom_killed = cgroups.oom_kills(limits) > 0
         state = state._replace(oom_killed=oom_killed, exit_code=exit_code)
         if cleanup.is_restarting(containers, container_id):
             spec = spec._replace(remove=False)
         at_last.callback(finish, containers, container_id, state, spec, relay)
+
+
+def holder(run: str) -> int:
+    """Return a descriptor that becomes readable when what holds this user's network ends; -1 where nothing does."""
+    if not userns.is_mapped():
+        return -1
+    from minidocker.container import rootless
+
+    return rootless.watch(run)
 
 
 def hold_root(pid: int) -> int:
@@ -218,6 +230,8 @@ def _join(control: Control, request: Json, spec: Spec, pidfd: int) -> None:
         undo.callback(kill, pid)
         child.theirs.close()
         if spec.userns:
+            from minidocker.container import remap
+
             remap.give(pipes.for_child, remap.of(request["join"]["pid"]))
         pipes.close_childs()
         cgroups.enter(limits, pid)

@@ -8,63 +8,64 @@ It is not this process that forks: a notebook's kernel has threads, and a contai
 memory, and could be written to by a container that gets hold of /proc/PID/exe. See: `minidocker.container.programs`.
 """
 
-import contextlib
+import _socket
 import os
-import socket
-from typing import NamedTuple
 
 from minidocker.container import programs
 
+TYPE_CHECKING = False  # see `minidocker.explain`
+
+if TYPE_CHECKING:
+    import socket
+
 WIDTH = 28  # of a title
-_TRIES = 2
 
 
-class _Server(NamedTuple):
+class _Server:
     """A running server: our end of its socket, its process id, whose it is, and how it was started."""
 
-    connection: socket.socket
-    pid: int
-    owner: int
-    command_line: list[str]
+    def __init__(self, command_line: list[str]) -> None:
+        self.command_line = command_line
+        self.owner = os.getpid()
+        self.connection, self.pid = programs.spawn("shim", command_line[-1], _socket.SOCK_SEQPACKET)
 
 
 _server: _Server | None = None
 
 
-def prepare() -> None:
-    """Have a server that is as this process would start it now. Of two that two threads start at once, one ends."""
+def prepare() -> _Server:
+    """Have a server that is as this process would start it now. Of two that two threads start at once, one stays."""
     global _server
     command_line = programs.command_line("shim", "minidocker-shim".ljust(WIDTH))
-    if _server and (_server.owner, _server.command_line) == (os.getpid(), command_line):
-        return
-    end()
-    connection, pid = programs.spawn("shim", command_line[-1], socket.SOCK_SEQPACKET)
-    _server = _Server(connection, pid, os.getpid(), command_line)
+    if not _server or (_server.owner, _server.command_line) != (os.getpid(), command_line):
+        end()
+        _server = _Server(command_line)
+    return _server
 
 
 def end() -> None:
-    """Let go of a server, which ends then, or has."""
+    """Let go of the server, which ends then, or has."""
     global _server
     if _server:
         _server.connection.close()
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(_server.pid, os.WNOHANG)
+        if _server.owner == os.getpid():
+            try:
+                os.waitpid(_server.pid, os.WNOHANG)
+            except ChildProcessError:
+                pass
     _server = None
 
 
-def new(title: str) -> socket.socket:
+def new(title: str) -> "socket.socket":
     """Return a connection to a new shim, which `ps` shows by its title."""
+    import socket
+
     ours, theirs = socket.socketpair()
+    message = title[:WIDTH].ljust(WIDTH).encode()
     with theirs:
-        for attempt in range(_TRIES):
-            prepare()
-            assert _server  # noqa: S101, we have just prepared it
-            try:
-                socket.send_fds(_server.connection, [title[:WIDTH].ljust(WIDTH).encode()], [theirs.fileno()])
-                break
-            except OSError:  # somebody has killed it
-                end()
-                if attempt == _TRIES - 1:
-                    ours.close()
-                    raise
+        try:
+            socket.send_fds(prepare().connection, [message], [theirs.fileno()])  # type: ignore[arg-type]
+        except OSError:  # somebody has killed the server
+            end()
+            socket.send_fds(prepare().connection, [message], [theirs.fileno()])  # type: ignore[arg-type]
     return ours

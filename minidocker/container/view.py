@@ -59,7 +59,8 @@ def mounted(containers: Containers, container: Container, read_only: bool) -> It
     folder = containers.path(container.id)
     for name in ("upper", "work", "merged", "init"):
         os.makedirs(f"{folder}/{name}", exist_ok=True)
-    connection, pid = programs.spawn("view", f"minidocker-view {container.short_id}")
+    ours, pid = programs.spawn("view", f"minidocker-view {container.short_id}")
+    connection = socket.socket(fileno=ours.detach())
     try:
         request = {"layers": containers.layers, "folder": folder, "spec": container.spec.to_json(), "only": read_only}
         connection.sendall(stream.pack(stream.BEGIN, json.dumps(request).encode()))

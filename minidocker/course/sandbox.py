@@ -19,7 +19,7 @@ import sys
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from minidocker.container import network, rootfs  # now: who is nobody may not get to the package's folder
+from minidocker.container import loopback, rootfs  # now: who is nobody may not get to the package's folder
 from minidocker.container.mounting import Attach, attach_inside, restrict
 from minidocker.errors import StartError
 from minidocker.linux import capabilities, seccomp, syscalls, userns
@@ -175,7 +175,7 @@ def enter_room(place: str) -> None:
     have; what could be written there belongs to the machine's root, who is nobody here. Raises: OSError.
     """
     quiet = MS_NOSUID | MS_NODEV | MS_NOEXEC
-    network.bring_up_loopback()
+    loopback.bring_up()
     syscalls.mount("none", "/", flags=MS_REC | MS_PRIVATE)
     syscalls.mount(place, place, flags=MS_BIND | MS_REC)
     syscalls.mount("proc", f"{place}/proc", "proc", quiet)

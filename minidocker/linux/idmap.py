@@ -8,7 +8,6 @@ See: mount_setattr(2), MOUNT_ATTR_IDMAP (Linux 5.12; below overlayfs 5.19); open
 
 import contextlib
 import os
-import shlex
 from collections.abc import Iterator
 
 from minidocker import explain
@@ -18,7 +17,7 @@ from minidocker.linux.syscalls import _libc
 
 def mount_mapped(source: str, target: str, namespace: int) -> None:
     """Mount the tree at `source` on `target`, its owners as the user namespace `namespace`, a descriptor, has them."""
-    words = f"{shlex.quote(source)} {shlex.quote(target)}"
+    words = explain.shell(source, target)
     explain.step(f"mount({source}, {target}), idmapped:", f"mount --bind -o X-mount.idmap=/proc/PID/ns/user {words}")
     tree = syscalls.open_tree(source)
     try:

@@ -9,11 +9,15 @@ See: the man page of the wrapper's name, section 2.
 import ctypes
 import errno
 import os
-import shlex
-import signal
-from collections.abc import Mapping
 
 from minidocker import explain
+
+TYPE_CHECKING = False  # see `minidocker.explain`
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+SIGCHLD = 17
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWCGROUP = 0x02000000
@@ -103,14 +107,14 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc_with_gil = ctypes.PyDLL(None, use_errno=True)
 
 
-def _flags(value: int, names: Mapping[int, tuple[str, str]]) -> str:
+def _flags(value: int, names: "Mapping[int, tuple[str, str]]") -> str:
     """Write a bit set in the kernel's names: `MS_BIND|MS_REC`; an unknown bit as a number."""
     known = [name for bit, (name, _) in names.items() if value & bit]
     rest = value & ~sum(bit for bit in names if value & bit)
     return "|".join(known + ([hex(rest)] if rest else [])) or "0"
 
 
-def _options(value: int, names: Mapping[int, tuple[str, str]]) -> list[str]:
+def _options(value: int, names: "Mapping[int, tuple[str, str]]") -> list[str]:
     """Name the shell options of a bit set."""
     return [option for bit, (_, option) in names.items() if value & bit and option]
 
@@ -156,7 +160,7 @@ def clone(flags: int) -> int:
     explain.step(call, "unshare --fork " + " ".join(_options(flags, _CLONE_NAMES)))
     number = _SYS_CLONE[os.uname().machine]
     ctypes.pythonapi.PyOS_BeforeFork()
-    pid: int = _libc_with_gil.syscall(number, ctypes.c_ulong(flags | signal.SIGCHLD), None, None, None, None)
+    pid: int = _libc_with_gil.syscall(number, ctypes.c_ulong(flags | SIGCHLD), None, None, None, None)
     if pid == 0:
         ctypes.pythonapi.PyOS_AfterFork_Child()
         return 0
@@ -190,7 +194,7 @@ def _mount_shell(source: str, target: str, fstype: str, flags: int, data: str) -
     """Write a mount as mount(8) takes it."""
     if flags & (MS_PRIVATE | MS_SLAVE | MS_SHARED):
         kind = "private" if flags & MS_PRIVATE else "slave" if flags & MS_SLAVE else "shared"
-        return f"mount --make-{'r' if flags & MS_REC else ''}{kind} {shlex.quote(target)}"
+        return explain.shell("mount", f"--make-{'r' if flags & MS_REC else ''}{kind}", target)
     words = ["mount"]
     if flags & MS_BIND and not flags & MS_REMOUNT:
         words += ["--rbind" if flags & MS_REC else "--bind"]
@@ -200,8 +204,8 @@ def _mount_shell(source: str, target: str, fstype: str, flags: int, data: str) -
     if data:
         options.append(data)
     if options:
-        words += ["-o", shlex.quote(",".join(options))]
-    return " ".join([*words, shlex.quote(source or "none"), shlex.quote(target)])
+        words += ["-o", ",".join(options)]
+    return explain.shell(*words, source or "none", target)
 
 
 class _MountAttr(ctypes.Structure):
@@ -244,7 +248,7 @@ def umount2(target: str, flags: int = 0) -> None:
     See: umount2(2).
     """
     call = f"umount2({target}, {'MNT_DETACH' if flags & MNT_DETACH else 0})"
-    explain.step(call, f"umount {'--lazy ' if flags & MNT_DETACH else ''}{shlex.quote(target)}")
+    explain.step(call, explain.shell("umount", *(["--lazy"] if flags & MNT_DETACH else []), target))
     _check(_libc.umount2(os.fsencode(target), flags), call)
 
 
@@ -256,7 +260,7 @@ def pivot_root(new_root: str, put_old: str) -> None:
     See: pivot_root(2), and its note on `pivot_root(".", ".")`.
     """
     call = f"pivot_root({new_root}, {put_old})"
-    explain.step(call, f"pivot_root {shlex.quote(new_root)} {shlex.quote(put_old)}")
+    explain.step(call, explain.shell("pivot_root", new_root, put_old))
     number = _SYS_PIVOT_ROOT[os.uname().machine]
     _check(_libc.syscall(number, os.fsencode(new_root), os.fsencode(put_old)), call)
 
@@ -267,7 +271,7 @@ def sethostname(name: str) -> None:
     See: sethostname(2).
     """
     call = f"sethostname({name})"
-    explain.step(call, f"hostname {shlex.quote(name)}")
+    explain.step(call, explain.shell("hostname", name))
     data = os.fsencode(name)
     _check(_libc.sethostname(data, ctypes.c_size_t(len(data))), call)
 

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 
-from measure import OURS, Story, Teller, run, timed
+from measure import OURS, Failed, Story, Teller, run, timed
 from peers import free_port
 from setting import PROJECT, Client, Setting, commands, pids_of, proportional_memory, tellers
 
@@ -97,7 +97,10 @@ def _runc(made: Setting) -> float:
 def _idle_memory(client: Client) -> float:
     """Return the PSS of what keeps the container `idle`, without what is shared by all containers, such as dockerd."""
     id = client("ps", "-q", "--no-trunc", "--filter", "name=idle").strip()
-    return sum(map(proportional_memory, pids_of(id)))
+    pids = pids_of(id[:12])
+    if not pids:
+        raise Failed(f"no process has {id[:12]} on its command line")
+    return sum(map(proportional_memory, pids))
 
 
 def _many(made: Setting) -> Iterator[Story]:

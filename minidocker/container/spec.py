@@ -6,6 +6,7 @@ A `Spec` is made once, from an image's configuration and the user's options, and
 See: OCI runtime-spec, config.md, which says the same at greater length.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 Json = dict[str, Any]
@@ -123,25 +124,34 @@ class Spec(NamedTuple):
     sysctls: tuple[tuple[str, str], ...] = ()
 
     def to_json(self) -> Json:
-        """Return the value as JSON holds it: lists for tuples, objects for the parts that have names."""
-        return {
-            **self._asdict(),
-            "mounts": [mount._asdict() for mount in self.mounts],
-            "ports": [port._asdict() for port in self.ports],
-            "limits": self.limits._asdict(),
-        }
+        """Return the value as JSON holds it: objects for parts that have names, and nothing that is as by default."""
+        told: Json = {name: value for name, value in self._asdict().items() if value != self._field_defaults.get(name)}
+        for name in told.keys() & {"mounts", "ports"}:
+            told[name] = [part._asdict() for part in told[name]]
+        if "limits" in told:
+            told["limits"] = self.limits._asdict()
+        return told
 
     @classmethod
     def from_json(cls, data: Json) -> "Spec":
         """Read what `to_json` wrote."""
-        plain: Json = {name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}
-        plain["mounts"] = tuple(Mount(**mount) for mount in data["mounts"])
-        plain["ports"] = tuple(Port(**port) for port in data["ports"])
-        plain["limits"] = Limits(**data["limits"])._replace(
-            throttles=tuple(Throttle(*throttle) for throttle in data["limits"].get("throttles", ()))
-        )
-        plain["devices"] = tuple(Device(*device) for device in data.get("devices", ()))
-        plain["ulimits"] = tuple(Ulimit(*limit) for limit in data.get("ulimits", ()))
-        plain["sysctls"] = tuple((name, value) for name, value in data.get("sysctls", ()))
-        plain["labels"] = tuple((name, value) for name, value in data["labels"])
-        return cls(**plain)
+        return cls(**{name: _READERS.get(name, _value)(told) for name, told in data.items()})
+
+
+def _value(told: Any) -> Any:
+    return tuple(told) if isinstance(told, list) else told
+
+
+def _limits(told: Json) -> Limits:
+    return Limits(**{**told, "throttles": tuple(Throttle(*throttle) for throttle in told["throttles"])})
+
+
+_READERS: dict[str, Callable[[Any], Any]] = {
+    "mounts": lambda told: tuple(Mount(**mount) for mount in told),
+    "ports": lambda told: tuple(Port(**port) for port in told),
+    "limits": _limits,
+    "devices": lambda told: tuple(Device(*device) for device in told),
+    "ulimits": lambda told: tuple(Ulimit(*limit) for limit in told),
+    "sysctls": lambda told: tuple((name, value) for name, value in told),
+    "labels": lambda told: tuple((name, value) for name, value in told),
+}

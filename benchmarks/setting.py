@@ -82,14 +82,14 @@ def commands(clients: Mapping[str, Client], *argv: str) -> dict[str, Teller]:
 def setting() -> Iterator[Setting]:
     """Yield it, with `busybox`, `debian:bookworm` and `eight:12` in the registry; the first two are in each engine."""
     base = tempfile.mkdtemp(prefix="mdb", dir="/tmp")
+    ours = Client([COMMAND], {"MINIDOCKER_ROOT": f"{base}/root", "MINIDOCKER_RUN": f"{base}/run"})
     registry, podman = running_registry({}), Podman(f"{base}/podman")
     try:
         with running_docker(f"bench{os.getpid() % 1000}") as docker:
-            places = {"MINIDOCKER_ROOT": f"{base}/root", "MINIDOCKER_RUN": f"{base}/run"}
             made = Setting(
                 base,
                 registry,
-                Client([COMMAND], places),
+                ours,
                 Client(docker.argv, {"DOCKER_BUILDKIT": "0"}),
                 Client(podman.argv, {}, podman.LIMITS),
                 {},
@@ -98,8 +98,9 @@ def setting() -> Iterator[Setting]:
             _fill(made)
             yield made
     finally:
-        with contextlib.suppress(Exception):
-            run([COMMAND, "system", "prune", "--all", "--force"], {**os.environ, **places}, check=False)
+        if left := ours("ps", "-aq", check=False).split():
+            ours("rm", "-f", *left, check=False)
+        ours("system", "prune", "--all", "--force", check=False)
         podman.close()
         registry.close()
         shutil.rmtree(base, ignore_errors=True)

@@ -1,5 +1,6 @@
 """The image store: names, docker's rules for removal, collection; killed, damaged, and with several at work."""
 
+import fcntl
 import json
 import os
 import subprocess
@@ -26,6 +27,7 @@ from minidocker.image.catalog import Image
 from minidocker.image.oci import Descriptor, ImageConfig, digest_of
 from minidocker.image.reference import parse
 from minidocker.image.store import ImageStore, Usage
+from minidocker.image.unpacked import GET_FLAGS, TOP_FOLDER
 
 BUSYBOX = "docker.io/library/busybox:latest"
 
@@ -402,11 +404,23 @@ def test_a_killed_unpacking_leaves_no_layer(store: ImageStore) -> None:
     store.unpacked.delete(diff_id)
     program = "import sys; from minidocker.image.store import ImageStore; ImageStore(sys.argv[1]).unpack(*sys.argv[2:])"
     with subprocess.Popen([sys.executable, "-c", program, store.root, blob.digest, diff_id]) as process:
-        while not os.path.exists(f"{store.layer_path(diff_id)}.tmp/f9"):
+        while not list(Path(store.unpacked.path).glob("*.tmp/f9")):
             time.sleep(0.005)
         process.kill()
     assert not store.has_layer(diff_id)
     assert len(os.listdir(store.unpack(blob.digest, diff_id))) == 20_000
+    assert len(store.unpacked.all()) == len(os.listdir(store.unpacked.path)) - 1, "the layer and its size, no leftovers"
+
+
+def test_ext4_is_told_that_layers_may_lie_apart(store: ImageStore, tmp_path: Path) -> None:
+    add_layer(store, tar(member("file")))
+    found = subprocess.run(["stat", "-f", "-c", "%T", tmp_path], capture_output=True, text=True, check=True).stdout
+    if not found.startswith("ext"):
+        pytest.skip(f"no ext4: {found}")
+    folder = os.open(store.unpacked.path, os.O_RDONLY)
+    flags = int.from_bytes(fcntl.ioctl(folder, GET_FLAGS, bytes(4)), sys.byteorder)
+    os.close(folder)
+    assert flags & TOP_FOLDER
 
 
 def test_adopting_a_folder(store: ImageStore, tmp_path: Path) -> None:

@@ -710,4 +710,4 @@ def test_fuzz_numbers(field: bytes) -> None:
 def test_our_numbers_are_tarfiles() -> None:
     for value in (0, 7, 8**11 - 1, 8**11, 2**62, -1, -(2**40)):
         field = tarfile.itn(value, 12, tarfile.GNU_FORMAT)  # type: ignore[attr-defined]
-        assert tarheader.number(field) == value
+        assert tarheader.number(bytes(field)) == value

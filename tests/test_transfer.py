@@ -9,13 +9,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from loopback import Answer, Asked, Sample, fault, index_of, layer_tar, loopback, sample_image, serving
 from minidocker.errors import DigestMismatch, InvalidManifest, InvalidReference, MinidockerError, RegistryError
 from minidocker.image import oci, reference
+from minidocker.image.arriving import Arriving
 from minidocker.image.catalog import Image
 from minidocker.image.layout import BlobWriter
 from minidocker.image.oci import Platform
@@ -220,6 +223,17 @@ def test_a_layer_that_is_not_its_digest_is_thrown_away(store: ImageStore) -> Non
         pull(store, web.host)
 
 
+def test_a_layer_with_the_right_content_under_a_wrong_digest_is_not_made(store: ImageStore) -> None:
+    """Its gzip header has a time: the same archive, another blob. Unpacked while it came, it is thrown away."""
+    other = with_blob(lambda asked, answer: answer._replace(body=answer.body[:4] + b"!" + answer.body[5:]))
+    assert SAMPLE.blobs[LAYER][:2] == b"\x1f\x8b"
+    with loopback(other) as web, pytest.raises(DigestMismatch, match="not what was sent"):
+        pull(store, web.host)
+    assert not store.layout.has_blob(LAYER)
+    assert store.unpacked.all() == []
+    assert not list(Path(store.unpacked.path).glob("*.tmp"))
+
+
 def test_a_layer_that_is_longer_than_it_says_is_stopped_early(store: ImageStore) -> None:
     endless = with_blob(lambda asked, answer: answer._replace(body=answer.body + b"x" * 50_000_000))
     with loopback(endless) as web, pytest.raises(DigestMismatch, match="longer than"):
@@ -392,6 +406,59 @@ def test_a_full_disk_is_said_to_be_full_and_loses_nothing(store: ImageStore, mon
         assert sum(SAMPLE.config in path for path in web.paths()) == 1
         pull(store, web.host)
     hold(store, SAMPLE)
+
+
+class Download(NamedTuple):
+    """A download of the first layer that does what a test says, step by step, while the layer is unpacked."""
+
+    writer: BlobWriter
+    ended: threading.Event
+    failures: list[Exception]
+    arriving: Arriving
+
+    @classmethod
+    def of(cls, writer: BlobWriter) -> "Download":
+        """Begin it."""
+        ended, failures = threading.Event(), list[Exception]()
+
+        def wait() -> None:
+            ended.wait()
+            for failure in failures:
+                raise failure
+
+        return cls(writer, ended, failures, Arriving(len(SAMPLE.blobs[LAYER]), ended, wait))
+
+    def write(self, data: bytes) -> None:
+        """Let some of it arrive."""
+        os.write(self.writer.fileno(), data)
+        self.arriving.begin(self.writer.fileno())
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_layer_is_unpacked_while_it_arrives_and_is_there_when_the_blob_is(store: ImageStore, fails: bool) -> None:
+    diff_id, blob = json.loads(SAMPLE.blobs[SAMPLE.config])["rootfs"]["diff_ids"][0], SAMPLE.blobs[LAYER]
+    with store.adding(), store.layout.writer(LAYER) as writer, ThreadPoolExecutor(1) as pool:
+        download = Download.of(writer)
+        download.write(blob[:3])
+        unpacking = pool.submit(store.unpack, LAYER, diff_id, silent, download.arriving)
+        download.write(blob[3:-1000])
+        deadline = time.monotonic() + 20
+        while not (begun := list(Path(store.unpacked.path).glob("*.tmp/a"))) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert begun, "unpacked before all of it has arrived"
+        download.write(blob[-1000:])
+        time.sleep(0.1)
+        assert not unpacking.done()
+        assert not store.has_layer(diff_id)
+        if fails:
+            download.failures.append(DigestMismatch("the blob is not what was sent"))
+        download.ended.set()
+        if fails:
+            with pytest.raises(DigestMismatch, match="not what was sent"):
+                unpacking.result(10)
+            assert os.listdir(store.unpacked.path) == [f"{diff_id[7:]}.lock"]
+        else:
+            assert Path(unpacking.result(10), "a").read_bytes() == NOISE
 
 
 def test_the_same_layer_twice(store: ImageStore) -> None:

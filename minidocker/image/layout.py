@@ -216,6 +216,10 @@ class BlobWriter:
             self.restart()
         return self
 
+    def fileno(self) -> int:
+        """Return the file's descriptor, for whoever reads what has been written so far."""
+        return self._file.fileno()
+
     def write(self, data: bytes | memoryview) -> None:
         """Append. Raises `DigestMismatch` as soon as there is more than was promised."""
         self._file.write(data)

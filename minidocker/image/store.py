@@ -5,12 +5,13 @@ layers/         see `minidocker.image.unpacked`
 content.lock    held (flock) shared while blobs and layers are added that no image names yet, alone while swept
 """
 
+import contextlib
 import fcntl
 import functools
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from minidocker.errors import DigestMismatch, ImageNotFound, InvalidManifest, UnsafeLayer
 from minidocker.image import catalog, reference, removal
@@ -21,6 +22,9 @@ from minidocker.image.reference import Reference
 from minidocker.image.removal import Usage
 from minidocker.image.unpacked import UnpackedLayers
 from minidocker.progress import Progress, Report, silent
+
+if TYPE_CHECKING:
+    from minidocker.image.arriving import Arriving
 
 __all__ = ["CollectResult", "Image", "ImageStore", "Usage"]
 
@@ -245,25 +249,30 @@ class ImageStore:
         """Return the size of the layer's files in bytes. Raises `InvalidManifest` when the layer is not here."""
         return self.unpacked.size(diff_id)
 
-    def unpack(self, digest: str, diff_id: str, report: Report = silent) -> str:
+    def unpack(self, digest: str, diff_id: str, report: Report = silent, arriving: "Arriving | None" = None) -> str:
         """Unpack the layer in blob `digest`, verify that it is `diff_id`, and return its path.
 
+        A blob that is `arriving` is not in the store yet, and has to be there before the layer is.
         Raises `UnsafeLayer`, `DigestMismatch`; nothing is left behind then, nor a blob that was damaged on this disk.
         """
         from minidocker.image import layers
 
         def fill(folder: str) -> int:
-            with self.layout.open_blob(digest) as blob:
-                news = Progress(short_id(digest), "Extracting", 0, self.layout.blob_size(digest))
-                pieces = layers.decompressed(blob)
+            with contextlib.closing(arriving or self.layout.open_blob(digest)) as blob:
                 # Not `blob.tell`, which waits while the other thread reads.
                 position = functools.partial(os.lseek, blob.fileno(), 0, os.SEEK_CUR)
+                news = Progress(
+                    short_id(digest), "Extracting", 0, arriving.size if arriving else self.layout.blob_size(digest)
+                )
+                pieces = layers.decompressed(blob)
                 reader = layers.TarReader(pieces, lambda: report(news._replace(current=position())))
-                with reader.reading_ahead():
+                with reader.reading_ahead(blob.close):
                     size = layers.unpack(reader, folder)
                     found = reader.finish()
             if found != diff_id:
                 raise DigestMismatch(f"layer {digest} unpacks to {found}, but its image says {diff_id}")
+            if arriving:
+                arriving.wait()
             return size
 
         if self.has_layer(diff_id):
@@ -272,7 +281,8 @@ class ImageStore:
             try:
                 return self.unpacked.make(diff_id, fill)
             except (UnsafeLayer, DigestMismatch):
-                self.layout.check_blob(digest)
+                if arriving is None:
+                    self.layout.check_blob(digest)
                 raise
 
     def adopt(self, folder: str, diff_id: str, size: int) -> str:

@@ -7,6 +7,7 @@ Here all that belongs to one member has a limit, and each byte of it is looked a
 See: POSIX pax(1), "ustar Interchange Format" and "pax Header Block"; GNU tar manual, Basic Tar Format, Sparse Formats.
 """
 
+import functools
 import re
 import tarfile
 from collections.abc import Iterator
@@ -198,6 +199,7 @@ def check(block: bytes) -> None:
         raise ValueError("a wrong checksum")
 
 
+@functools.lru_cache(4096)  # owners, modes and times are the same in header after header
 def number(field: bytes) -> int:
     """Read a number: octal digits, or, marked by its first bit, base 256 with a sign. Raises ValueError."""
     if field[0] & 0x80:
@@ -229,12 +231,12 @@ def _records(content: bytes) -> Iterator[tuple[str, str]]:
     position = 0
     while position < len(content):
         digits = content[position : position + 8].partition(b" ")[0]
-        line = content[position : position + decimal(digits.decode("ascii", "replace"))]
-        key, equals, value = line[len(digits) + 1 : -1].partition(b"=")
-        if not equals or not key or line[-1:] != b"\n" or len(line) != int(digits):
-            raise ValueError(f"the line {line[:80]!r}")
+        end = position + int(digits) if digits.isdigit() else 0
+        key, equals, value = content[position + len(digits) + 1 : end - 1].partition(b"=")
+        if not equals or not key or content[end - 1 : end] != b"\n":
+            raise ValueError(f"the line {content[position : position + 80]!r}")
         yield key.decode("utf-8", "surrogateescape"), value.decode("utf-8", "surrogateescape")
-        position += len(line)
+        position = end
 
 
 def _override(pax: dict[str, str], key: str, value: int) -> int:

@@ -10,7 +10,7 @@ import stat
 import tarfile
 from collections.abc import Callable, Generator, Iterator, Mapping
 from hashlib import sha256
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from minidocker.errors import UnsafeLayer
 from minidocker.image.tarheader import BLOCK as BLOCK
@@ -58,12 +58,21 @@ class _Zstd:
         return self._object.decompress(data)
 
 
-def decompressed(file: BinaryIO) -> Iterator[bytes]:
+class Readable(Protocol):
+    """What an archive is read from: a file, or a blob that is still arriving."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return the next bytes, `size` at most; none at the end."""
+
+
+def decompressed(file: Readable) -> Iterator[bytes]:
     """Yield the content of `file` in pieces; gzip, zstd, bzip2 and xz are told by their first bytes.
 
     Raises `UnsafeLayer` for compressed data that is broken or ends before its end.
     """
     head = file.read(6)
+    while len(head) < 6 and (more := file.read(6 - len(head))):  # there may not be more yet
+        head += more
     form = _format(head)
     if form is not None:
         yield from _inflate(file, head, form)
@@ -101,7 +110,7 @@ def _format(head: bytes) -> _Format | None:
     return None
 
 
-def _inflate(file: BinaryIO, data: bytes, form: _Format) -> Iterator[bytes]:
+def _inflate(file: Readable, data: bytes, form: _Format) -> Iterator[bytes]:
     """Yield the decompressed pieces of one stream after another, up to the end of the file; none is very large."""
     while data.strip(b"\0"):  # what pads a compressed file to whole blocks is no stream
         decompressor = form.new()
@@ -119,11 +128,12 @@ def _inflate(file: BinaryIO, data: bytes, form: _Format) -> Iterator[bytes]:
         data = decompressor.unused_data or file.read(form.chunk)
 
 
-def ahead(pieces: Iterator[bytes]) -> Generator[bytes, None, None]:
+def ahead(pieces: Iterator[bytes], give_up: Callable[[], None] = lambda: None) -> Generator[bytes, None, None]:
     """Yield the same pieces, made by a thread while the ones before are used.
 
     To decompress and to hash needs no Python, and so goes on beside the writing of files: a third less time for a
     layer of 6,700 files. To be closed, also when not all are wanted any more: the thread ends then.
+    `give_up` lets go of it where it waits for more to arrive.
     """
     import queue
     import threading
@@ -150,6 +160,7 @@ def ahead(pieces: Iterator[bytes]) -> Generator[bytes, None, None]:
             yield piece
     finally:
         stop.set()
+        give_up()
         while thread.is_alive():  # it may wait for room, and looks at `stop` as soon as there is
             with contextlib.suppress(queue.Empty):
                 made.get(timeout=0.01)
@@ -171,9 +182,9 @@ class TarReader:
         self.first_ids = (0, 0)
 
     @contextlib.contextmanager
-    def reading_ahead(self) -> Iterator[None]:
+    def reading_ahead(self, give_up: Callable[[], None] = lambda: None) -> Iterator[None]:
         """While in the block, have the pieces decompressed and hashed beside whatever is done with those before."""
-        with contextlib.closing(ahead(self._pieces)) as self._pieces:
+        with contextlib.closing(ahead(self._pieces, give_up)) as self._pieces:
             yield
 
     def _hashed(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
@@ -183,7 +194,9 @@ class TarReader:
 
     def read(self, size: int) -> bytes:
         """Return `size` bytes, or none at the end of the stream. Raises `UnsafeLayer` when it ends in between."""
-        data = b"".join(self._take(size))
+        data = bytes(self._next(size))
+        while len(data) < size and (part := self._next(size - len(data))):
+            data += part
         if len(data) not in (0, size):
             raise UnsafeLayer(_END)
         return data
@@ -194,17 +207,19 @@ class TarReader:
 
     def seek(self, position: int) -> None:
         """Skip to `position`, which must lie ahead."""
-        self.copy(position - self._position, lambda piece: None)
+        if position != self._position:
+            self.copy(position - self._position, lambda piece: None)
 
     def copy(self, size: int, write: Callable[[memoryview], object]) -> None:
         """Hand the next `size` bytes to `write`, piece by piece. Raises `UnsafeLayer` when there are fewer."""
         if size < 0:
             raise UnsafeLayer("broken archive: its parts overlap")
-        for piece in self._take(size):
-            write(piece)
-            size -= len(piece)
-        if size:
-            raise UnsafeLayer(_END)
+        while size:
+            part = self._next(size)
+            if not part:
+                raise UnsafeLayer(_END)
+            write(part)
+            size -= len(part)
 
     def finish(self) -> str:
         """Read what follows the archive's end and return the digest of the whole stream."""
@@ -220,17 +235,19 @@ class TarReader:
             yield found.member
             self.seek(found.end)
 
-    def _take(self, size: int) -> Iterator[memoryview]:
-        while size > 0 and (self._piece or self._take_piece()):
-            part, self._piece = self._piece[:size], self._piece[size:]
-            self._position += len(part)
-            size -= len(part)
-            yield part
+    def _next(self, size: int) -> memoryview:
+        """Return the next bytes as they lie in one piece, `size` at most; none at the end of the stream."""
+        if not self._piece and size:
+            self._take_piece()
+        part, self._piece = self._piece[:size], self._piece[size:]
+        self._position += len(part)
+        return part
 
     def _take_piece(self) -> bool:
         piece = next(self._pieces, b"")
         self._piece = memoryview(piece)
-        self._tick()
+        if piece:
+            self._tick()
         return bool(piece)
 
 

@@ -195,9 +195,11 @@ class _Unpacking:
                 self._make_opaque(f"/proc/self/fd/{folder}/{name}")
 
     def _file(self, member: tarfile.TarInfo, folder: int, name: str) -> None:
-        made: list[int] = []
-        self._create(folder, name, lambda: made.append(os.open(name, _NEW_FILE, 0o600, dir_fd=folder)))
-        fd = made[0]
+        try:
+            fd = os.open(name, _NEW_FILE, 0o600, dir_fd=folder)
+        except FileExistsError:
+            self._remove(folder, name)
+            fd = os.open(name, _NEW_FILE, 0o600, dir_fd=folder)
         try:
             if member.sparse is not None:
                 self._sparse_content(member, fd)

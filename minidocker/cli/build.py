@@ -15,6 +15,10 @@ _LONGEST_DOCKERFILE = 16 * 1024 * 1024
 
 def build(call: Call) -> int:
     """Build an image, telling each step."""
+    if call["no-cache"]:  # something will have to be run
+        from minidocker.container import shims
+
+        shims.prepare()
     from minidocker import engine as stories
     from minidocker.build.builder import BuildOptions
 

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from minidocker import explain
-from minidocker.container import cgroups, cleanup, grants, namespaces, records, rootfs, shims, stream
+from minidocker.container import cgroups, cleanup, grants, namespaces, records, rootfs, shims, stream, view
 from minidocker.container.births import Child, Control
 from minidocker.container.relay import Relay
 from minidocker.container.spec import Port, Spec
@@ -27,10 +27,11 @@ from minidocker.linux import syscalls, userns
 from minidocker.linux.title import set_title
 
 Json = dict[str, Any]
+VIEW = b"minidocker-view"
 
 
 def main() -> None:
-    """Fork a shim for each connection that arrives on standard input, until that closes: see `shims`."""
+    """Fork a shim, or a view, for each connection that arrives on standard input, until that closes: see `shims`."""
     leave_callers_world()
     server = socket.socket(fileno=os.dup(0))
     os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
@@ -44,7 +45,11 @@ def main() -> None:
             os.setsid()
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             set_title(title)
-            serve(Control(socket.socket(fileno=fds[0])))
+            connection = socket.socket(fileno=fds[0])
+            if title.startswith(VIEW):
+                view.serve(connection)
+            else:
+                serve(Control(connection))
             return
         os.close(fds[0])
 

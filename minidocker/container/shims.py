@@ -1,4 +1,4 @@
-"""Where shims come from: a program of ours that has imported all that a shim needs, and forks for each.
+"""Where shims come from, and views: a program of ours that has imported all that they need, and forks for each.
 
 An interpreter takes 30 ms until it can be a shim, a fork one. So the server of a process is started by its first
 container, or before that, while the process itself still imports and looks for the image; it serves all containers that
@@ -57,7 +57,7 @@ def end() -> None:
 
 
 def new(title: str) -> "socket.socket":
-    """Return a connection to a new shim, which `ps` shows by its title."""
+    """Return a connection to a new shim, or by that title to a view; `ps` shows the title."""
     import socket
 
     ours, theirs = socket.socketpair()

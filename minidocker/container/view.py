@@ -11,11 +11,13 @@ there, where libraries would be the container's (the class of CVE-2019-14271).
 import contextlib
 import json
 import os
+import select
 import socket
 from collections.abc import Iterator
 
-from minidocker.container import mounting, programs, records, rootfs, stream
+from minidocker.container import mounting, records, rootfs, shims, stream
 from minidocker.container.records import Container, Containers
+from minidocker.container.spec import Spec
 from minidocker.errors import ContainerStateError, StartError
 from minidocker.linux import syscalls
 
@@ -59,29 +61,29 @@ def mounted(containers: Containers, container: Container, read_only: bool) -> It
     folder = containers.path(container.id)
     for name in ("upper", "work", "merged", "init"):
         os.makedirs(f"{folder}/{name}", exist_ok=True)
-    ours, pid = programs.spawn("view", f"minidocker-view {container.short_id}")
-    connection = socket.socket(fileno=ours.detach())
+    connection = shims.new(f"minidocker-view {container.short_id}")
+    pidfd = -1
     try:
         request = {"layers": containers.layers, "folder": folder, "spec": container.spec.to_json(), "only": read_only}
         connection.sendall(stream.pack(stream.BEGIN, json.dumps(request).encode()))
         for kind, payload in stream.receive(connection):
             if kind == stream.FAILED:
                 raise StartError(json.loads(payload)["error"])
+            pid = json.loads(payload)["pid"]
+            pidfd = os.pidfd_open(pid)
             yield f"/proc/{pid}/root{folder}/merged"
             return
         raise StartError(f"the root of container {container.short_id} cannot be mounted")
     finally:
         connection.close()  # it ends, and its mounts with it
-        os.waitpid(pid, 0)
+        if pidfd >= 0:
+            select.select([pidfd], [], [])
+            os.close(pidfd)
 
 
-def main() -> None:
-    """Mount a root as the first frame on standard input says, and keep it until the other side closes."""
-    from minidocker.container.spec import Spec
-
-    connection = socket.socket(fileno=0)
-    _, payload = next(stream.receive(connection))
-    request = json.loads(payload)
+def serve(connection: socket.socket) -> None:
+    """Mount a root as the first frame says, and keep it until the other side closes: what a fork of `shims` does."""
+    request = json.loads(next(stream.receive(connection))[1])
     spec = Spec.from_json(request["spec"])
     layout = rootfs.Layout(request["layers"], request["folder"])
     try:
@@ -93,7 +95,7 @@ def main() -> None:
             for mount in spec.mounts:
                 for attach in rootfs.user_mount(mount):
                     mounting.attach_inside(root, attach)
-        connection.sendall(stream.pack(stream.CREATED))
+        connection.sendall(stream.pack(stream.CREATED, json.dumps({"pid": os.getpid()}).encode()))
     except (OSError, StartError) as error:
         connection.sendall(stream.pack(stream.FAILED, json.dumps({"error": str(error)}).encode()))
     connection.recv(1)

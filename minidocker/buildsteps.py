@@ -5,18 +5,12 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from minidocker import engine as stories
-from minidocker import storage
-from minidocker.assemble import DEFAULT_PATH, kept_capabilities, user_namespace
 from minidocker.build import builder
 from minidocker.build.builder import BuildOptions, RunStep
-from minidocker.container.lifecycle import merge_env
-from minidocker.container.options import RunOptions
-from minidocker.container.spec import Mount, Spec
 from minidocker.engine import Engine
 from minidocker.errors import ContainerNotFound, ImageNotFound
 from minidocker.image.catalog import short_id
 from minidocker.image.store import Image
-from minidocker.linux import trees
 from minidocker.progress import Progress
 
 
@@ -47,6 +41,13 @@ class StepResult(NamedTuple):
 
 def run_step(engine: Engine, step: RunStep) -> StepResult:
     """Run one command in a container of its own, as `run` would; interrupted, the container goes at once."""
+    from minidocker import storage  # a build that is cached needs none of these
+    from minidocker.assemble import DEFAULT_PATH, kept_capabilities, user_namespace
+    from minidocker.container.lifecycle import merge_env
+    from minidocker.container.options import RunOptions
+    from minidocker.container.spec import Mount, Spec
+    from minidocker.linux import trees
+
     spec = Spec(
         args=step.args,
         env=merge_env((DEFAULT_PATH, f"HOSTNAME={step.container_id[:12]}"), step.env),

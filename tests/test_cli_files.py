@@ -8,8 +8,9 @@ import tarfile
 import pytest
 
 from conftest import Minidocker, Roots
+from minidocker.cli.arguments import labels
 from minidocker.cli.copy import Place, place
-from minidocker.cli.run_options import environment, labels, parse_mount
+from minidocker.cli.run_options import environment, parse_mount
 from minidocker.cli.streams import moment
 from minidocker.cli.terminal import Detached, KeyFilter, parse_keys
 from minidocker.container.spec import Mount

@@ -278,8 +278,6 @@ class _Builder:
             self.cache.record(work.key, base.image)
 
     def _site(self, base: Base, draft: Draft, number: int) -> Site:
-        import secrets
-
         decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
         layers = base.config.diff_ids
         return Site(
@@ -292,7 +290,7 @@ class _Builder:
             self.run,
             self.options.network or "bridge",
             lambda data: self.out(decoder.decode(data)),
-            secrets.token_hex(32),
+            os.urandom(32).hex(),
             base.id,
         )
 

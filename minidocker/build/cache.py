@@ -11,15 +11,15 @@ from collections.abc import Iterable
 
 from minidocker.errors import ImageNotFound
 from minidocker.image.layout import replace_file
+from minidocker.image.oci import digest_of
 from minidocker.image.store import Image, ImageStore
 
 
 def key(parent: str, identity: Iterable[str]) -> str:
     """Hash all that decides what a step makes: the image it starts from, and what the step says of itself."""
     import json
-    from hashlib import sha256
 
-    return sha256(json.dumps([parent, *identity]).encode()).hexdigest()
+    return digest_of(json.dumps([parent, *identity]).encode()).removeprefix("sha256:")
 
 
 class Cache:

@@ -5,7 +5,6 @@ import time
 from typing import NamedTuple
 
 from minidocker.build.draft import Draft, Json
-from minidocker.image import layers
 from minidocker.image.oci import (
     CONFIG,
     DOCKER_LAYER_GZIP,
@@ -54,6 +53,8 @@ def record(store: ImageStore, base: Base, draft: Draft, created_by: str, upper: 
 
     Blobs, layer and image appear in the store together or, after a crash, as leftovers that no image names.
     """
+    from minidocker.image import layers
+
     with store.adding():
         layer = layers.write_layer(store.layout, upper) if upper and os.listdir(upper) else None
         if layer is not None:

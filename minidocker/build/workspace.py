@@ -30,12 +30,11 @@ def workspace(folder: str) -> Iterator[Workspace]:
 
     A build holds a lock (flock) on its folder; so a folder that can be locked has nobody any more.
     """
-    import tempfile
-
     os.makedirs(folder, mode=0o711, exist_ok=True)
     delete_leftovers(folder)
     with _locked(folder):
-        own = tempfile.mkdtemp(dir=folder)
+        own = f"{folder}/{os.urandom(8).hex()}"
+        os.mkdir(own, 0o700)
         lock = os.open(own, os.O_RDONLY | os.O_DIRECTORY)
         fcntl.flock(lock, fcntl.LOCK_EX)
     try:

@@ -6,7 +6,7 @@ Not argparse: it has no `--rm=false`, `-p8080:80` means something else to it, it
 See: the flag syntax of pflag, which docker uses.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from minidocker.errors import InvalidArgument
@@ -225,6 +225,17 @@ def decimal(text: str) -> float:
     if not 0 <= number < float("inf"):
         raise ValueError("not a number of processors such as 0.5 or 2")
     return number
+
+
+def labels(given: Iterable[str]) -> dict[str, str]:
+    """Return the labels that `name=value` or `name` give."""
+    found = {}
+    for text in given:
+        name, _, value = text.partition("=")
+        if not name:
+            raise InvalidArgument(f"invalid label format: {text!r}")
+        found[name] = value
+    return found
 
 
 def wrong_option(message: str, path: str) -> UsageError:

@@ -5,8 +5,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 
-from minidocker.cli.arguments import Call, Command, Option
-from minidocker.cli.run_options import labels
+from minidocker.cli.arguments import Call, Command, Option, labels
 from minidocker.errors import BuildError, InvalidArgument
 
 _TAR_MAGIC_AT = 257

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from minidocker.cli.arguments import Call, Option, decimal, whole_number
+from minidocker.cli.arguments import Call, Option, decimal, labels, whole_number
 from minidocker.container import grants, options, ports
 from minidocker.container.options import RunOptions
 from minidocker.container.spec import Mount, Port
@@ -182,17 +182,6 @@ def environment(given: Iterable[str], files: Iterable[str]) -> tuple[str, ...]:
         elif name in os.environ:
             found.append(f"{name}={os.environ[name]}")
     return tuple(found)
-
-
-def labels(given: Iterable[str]) -> dict[str, str]:
-    """Return the labels that `name=value` or `name` give."""
-    found = {}
-    for text in given:
-        name, _, value = text.partition("=")
-        if not name:
-            raise InvalidArgument(f"invalid label format: {text!r}")
-        found[name] = value
-    return found
 
 
 def _lines(files: Iterable[str]) -> list[str]:

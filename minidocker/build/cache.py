@@ -55,6 +55,6 @@ class Cache:
                     os.unlink(path)
 
     def record(self, step: str, image: Image) -> None:
-        """Remember the image."""
+        """Remember the image. What a crash cuts off is not taken for an id, so the disk is not waited for."""
         os.makedirs(self.folder, exist_ok=True)
-        replace_file(f"{self.folder}/{step}", f"{image.id}\n".encode())
+        replace_file(f"{self.folder}/{step}", f"{image.id}\n".encode(), lasting=False)

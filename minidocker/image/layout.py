@@ -289,14 +289,15 @@ def _sha256() -> "_Hash":
     return sha256()
 
 
-def replace_file(path: str, data: bytes) -> None:
-    """Write a file so that a reader, and a crash, sees the old content or the new, whole."""
+def replace_file(path: str, data: bytes, lasting: bool = True) -> None:
+    """Write a file so that a reader sees the old content or the new, whole; if `lasting`, after a crash, too."""
     temporary = f"{path}.{os.urandom(6).hex()}.tmp"
     try:
         with open(temporary, "xb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+            if lasting:
+                file.flush()
+                os.fsync(file.fileno())
         os.rename(temporary, path)
     except BaseException:
         with suppress(FileNotFoundError):

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from minidocker.image.unpacked import spread
 from minidocker.linux import trees
 
 
@@ -31,6 +32,7 @@ def workspace(folder: str) -> Iterator[Workspace]:
     A build holds a lock (flock) on its folder; so a folder that can be locked has nobody any more.
     """
     os.makedirs(folder, mode=0o711, exist_ok=True)
+    spread(folder)
     delete_leftovers(folder)
     with _locked(folder):
         own = f"{folder}/{os.urandom(8).hex()}"

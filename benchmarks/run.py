@@ -51,6 +51,7 @@ def main(only: str) -> None:
             if here := set(wanted) & set(group.KEYS):
                 for result in _measured(group.stories(made), here):
                     _keep(written, result)
+                    _write(written)  # as it goes: what was found is kept when it is interrupted
                     _show(result, time.monotonic() - started)
         written["series"] |= made.series
     _write(written)

@@ -78,6 +78,18 @@ def test_only_what_a_names_is_attached(minidocker: Minidocker, busybox_image: st
     assert both.stderr.startswith("minidocker: Conflicting options: -a and -d")
 
 
+def test_several_are_stopped_at_once_and_named_in_order(minidocker: Minidocker, busybox_image: str) -> None:
+    names = ["one", "two", "three", "four"]
+    for name in names:  # a process 1 that has no answer to SIGTERM does not hear it
+        minidocker.ok("run", "-d", "--name", name, "--network", "none", busybox_image, "sleep", "1000")
+    started = time.monotonic()
+    done = minidocker("stop", "-t", "3", "one", "two", "nosuch", "three", "four")
+    assert time.monotonic() - started < 2 * 3 + 3, "four times three seconds pass if one waits for the other"
+    assert (done.returncode, done.stdout.split()) == (1, names)
+    assert done.stderr == "Error: No such container: nosuch\n"
+    assert minidocker.ok("rm", *names).split() == names
+
+
 def test_several_names_are_each_tried(minidocker: Minidocker, web: str) -> None:
     done = minidocker("kill", "nope", web, "neither")
     assert done.returncode == 1

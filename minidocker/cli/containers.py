@@ -3,7 +3,7 @@
 import sys
 
 from minidocker.cli.arguments import Call, Command, Option, whole_number
-from minidocker.cli.output import each
+from minidocker.cli.output import each, together
 from minidocker.cli.tables import columns
 from minidocker.container.spec import Port
 from minidocker.errors import ContainerNotFound, ContainerStateError, InvalidArgument, MinidockerError
@@ -15,11 +15,11 @@ def stop(call: Call) -> int:
 
     engine = call.engine()
 
-    def act(name: str) -> None:
+    def act(name: str) -> str:
         stories.stop(engine, engine.containers.get(name), float(call["time"]))
-        print(name)
+        return name
 
-    return each(call.words, act)
+    return together(call.words, act)
 
 
 def restart(call: Call) -> int:
@@ -28,11 +28,11 @@ def restart(call: Call) -> int:
 
     engine = call.engine()
 
-    def act(name: str) -> None:
+    def act(name: str) -> str:
         stories.restart(engine, engine.containers.get(name), float(call["time"]))
-        print(name)
+        return name
 
-    return each(call.words, act)
+    return together(call.words, act)
 
 
 def kill(call: Call) -> int:
@@ -43,11 +43,11 @@ def kill(call: Call) -> int:
     parse_signal(call["signal"])
     engine = call.engine()
 
-    def act(name: str) -> None:
+    def act(name: str) -> str:
         stories.kill(engine, engine.containers.get(name), call["signal"])
-        print(name)
+        return name
 
-    return each(call.words, act)
+    return together(call.words, act)
 
 
 def rm(call: Call) -> int:
@@ -56,7 +56,7 @@ def rm(call: Call) -> int:
 
     engine = call.engine()
 
-    def act(name: str) -> None:
+    def act(name: str) -> str:
         try:
             stories.remove(engine, engine.containers.get(name), force=call["force"], volumes=call["volumes"])
         except ContainerNotFound as error:
@@ -64,10 +64,10 @@ def rm(call: Call) -> int:
                 raise
             if not stories.remove_damaged(engine, name):
                 print(f"Error: {error}", file=sys.stderr)
-                return
-        print(name)
+                return ""
+        return name
 
-    return each(call.words, act)
+    return together(call.words, act)
 
 
 def wait(call: Call) -> int:

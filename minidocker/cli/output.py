@@ -3,11 +3,13 @@
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import BinaryIO
 
 from minidocker.cli.main import explanation
 from minidocker.errors import MinidockerError
+
+_AT_ONCE = 50  # docker's number
 
 
 def each(names: Iterable[str], act: Callable[[str], None]) -> int:
@@ -23,6 +25,44 @@ def each(names: Iterable[str], act: Callable[[str], None]) -> int:
             print(f"Error: {explanation(error)}", file=sys.stderr)
             failed = 1
     return failed
+
+
+def together(names: Sequence[str], act: Callable[[str], str]) -> int:
+    """Do something for all names at once; print in their order what comes of each. Return 1 if any failed, else 0.
+
+    Each may take ten seconds, the time that a container is given to end, and most of that is waiting.
+    """
+    if len(names) < 2:
+        return each(names, lambda name: _say(act(name)))
+    from threading import BoundedSemaphore, Thread
+
+    room = BoundedSemaphore(_AT_ONCE)
+    outcomes: dict[int, str | Exception] = {}
+
+    def work(number: int) -> None:
+        with room:
+            try:
+                outcomes[number] = act(names[number])
+            except Exception as error:  # noqa: BLE001, it is raised where its turn is
+                outcomes[number] = error
+
+    threads = [Thread(target=work, args=(number,), daemon=True) for number in range(len(names))]
+    for thread in threads:
+        thread.start()
+
+    def outcome(number: str) -> None:
+        threads[int(number)].join()
+        found = outcomes[int(number)]
+        if isinstance(found, Exception):
+            raise found
+        _say(found)
+
+    return each(map(str, range(len(names))), outcome)
+
+
+def _say(text: str) -> None:
+    if text:
+        print(text, flush=True)
 
 
 def confirmed(warning: str) -> bool:

@@ -1,13 +1,15 @@
 """The build cache: what it goes by, and that nothing damaged or foreign is believed."""
 
 import os
+from typing import Any
 
 import pytest
 
 from buildbench import Bench, bench
-from minidocker.build import cache
+from minidocker.build import cache, copying
 from minidocker.build.builder import carry_out
 from minidocker.build.cache import Cache
+from minidocker.errors import BuildError
 from minidocker.image.store import ImageStore
 
 __all__ = ["bench"]
@@ -99,3 +101,31 @@ def test_without_cache_the_new_image_replaces_the_remembered_one(bench: Bench) -
     second = bench.id
     bench.build(TRUE)
     assert bench.id == second
+
+
+def test_what_is_made_in_any_case_is_known_afterwards_as_what_it_is(bench: Bench) -> None:
+    bench.file("tree/a", "x" * 300_000)
+    bench.file("tree/b", "")
+    text = "FROM busybox\nCOPY tree /tree\nCOPY tree/b /c\n"
+    bench.build(text, no_cache=True)
+    at_once = [one["created_by"] for one in bench.config.history]
+    assert bench.build(text).count("Using cache") == 2
+    bench.store.remove(bench.id, force=True)
+    bench.build(text + "LABEL a=b\n")
+    assert [one["created_by"] for one in bench.config.history][:-1] == at_once
+
+
+def test_a_file_that_changes_while_it_is_copied_gets_into_no_image(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashing = copying.digest
+
+    def digest(entries: Any) -> str:
+        found = hashing(entries)
+        bench.file("a", "after")
+        return found
+
+    bench.file("a", "before")
+    monkeypatch.setattr(copying, "digest", digest)
+    with pytest.raises(BuildError, match="changed while they were copied"):
+        bench.build("FROM busybox\nCOPY a /a\n")

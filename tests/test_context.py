@@ -97,14 +97,14 @@ def test_layers_hide_one_another(layers: list[Folder]) -> None:
     assert one.real("/gone/x") is None
     assert one.real("/opaque/old") is None
     assert one.real("/was-folder/x") is None
-    assert [path for path, _ in one.walk("/")] == ["/a", "/d", "/d/b", "/d/c", "/opaque", "/opaque/new", "/was-folder"]
+    assert [path for path, *_ in one.walk("/")] == ["/a", "/d", "/d/b", "/d/c", "/opaque", "/opaque/new", "/was-folder"]
 
 
 def test_ignored_files_do_not_exist(folder: Folder) -> None:
     for name in ("a", "d/x", "d/keep/y", "e/z"):
         folder.file(name)
     one = tree(folder, rules="d\ne\n!d/keep\n")
-    assert [path for path, _ in one.walk("/")] == ["/a", "/d", "/d/keep", "/d/keep/y"]
+    assert [path for path, *_ in one.walk("/")] == ["/a", "/d", "/d/keep", "/d/keep/y"]
     assert one.real("/e") is None
     assert one.real("/d/x") is None
 

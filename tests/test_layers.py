@@ -19,8 +19,8 @@ import zstandard
 
 from imagekit import member, tar
 from minidocker.errors import UnsafeLayer
-from minidocker.image.layers import TarReader, decompressed, pack, pack_path, unpack, write_layer
-from minidocker.image.layout import Layout
+from minidocker.image.layers import TarReader, compress, decompressed, pack, pack_path, unpack, write_layer
+from minidocker.image.layout import BlobWriter, Layout
 from minidocker.image.oci import digest_of
 from minidocker.linux import userns
 from minidocker.linux.syscalls import RESOLVE_IN_ROOT, openat2
@@ -531,3 +531,16 @@ def test_reading_ahead_stops_with_who_reads() -> None:
         reader.read(512)
     assert threading.active_count() == before
     assert used < 100
+
+
+def test_what_goes_wrong_while_a_layer_is_compressed_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(blob: BlobWriter, data: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    layout = Layout(str(tmp_path / "layout"))
+    layout.create()
+    monkeypatch.setattr(BlobWriter, "write", full)
+    with pytest.raises(OSError, match="No space left"):
+        compress(layout, lambda write: sum(bool(write(os.urandom(1 << 20))) for _ in range(20)))
+    assert not list(layout.blobs()) and not os.listdir(layout.ingest)
+    assert threading.active_count() == 1

@@ -151,6 +151,7 @@ class _Builder:
         self.cache = Cache(f"{store.root}/build/cache", store)
         self.outside = platform_arguments(options.platform)
         self.consumed: set[str] = set()
+        self.new: set[str] = set()
         self.done: dict[int, Base] = {}
         self.declared: dict[int, dict[str, str | None]] = {}
         self.number = 0
@@ -264,6 +265,7 @@ class _Builder:
             base = recording.record(self.store, work.base, site.draft, step.created_by, made.upper)
         finally:
             made.discard()
+        self.new.add(base.id)  # nobody can have built on it before
         if step.container:
             self.out(f"Removing intermediate container {site.container_id[:12]}\n")
         return self._made(work, base)
@@ -292,6 +294,7 @@ class _Builder:
             lambda data: self.out(decoder.decode(data)),
             os.urandom(32).hex(),
             base.id,
+            self.options.no_cache or base.id in self.new,
         )
 
     def _identity(self, step: Step, draft: Draft) -> tuple[str, ...]:

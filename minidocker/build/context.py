@@ -29,10 +29,9 @@ class Context(NamedTuple):
     def size(self) -> int:
         """Return the size of the archive that docker's client would send, in bytes."""
         total = 2 * _BLOCK
-        for path, real in self.tree.walk("/"):
+        for path, _, status in self.tree.walk("/"):
             if self.rules.excludes(path[1:]):
                 continue  # a folder that is only there for what is taken back in it
-            status = os.lstat(real)
             content = status.st_size if stat.S_ISREG(status.st_mode) else 0
             total += _BLOCK + -(-content // _BLOCK) * _BLOCK
         return total

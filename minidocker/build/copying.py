@@ -5,7 +5,7 @@ The files are put together in a folder of their own, which becomes the layer: th
 
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from minidocker import explain
@@ -15,6 +15,7 @@ from minidocker.errors import BuildError
 from minidocker.linux import trees
 
 _NEW_FOLDER = stat.S_IFDIR | 0o755
+_PIECE = 1 << 18
 _HIDDEN_ATTRIBUTES = ("trusted.overlay.", "user.overlay.")
 
 
@@ -102,10 +103,9 @@ def parents(image: Tree, folder: str, owner: Owner) -> Iterator[Entry]:
 def _content(source: Source, target: str) -> Iterator[Entry]:
     """Yield what is below a directory. Sockets cannot be copied."""
     below = len(source.path.rstrip("/"))
-    for path, real in source.tree.walk(source.path):
-        entry = _of_source(source, real, target.rstrip("/") + path[below:])
-        if not stat.S_ISSOCK(entry.mode):
-            yield entry
+    for path, real, status in source.tree.walk(source.path):
+        if not stat.S_ISSOCK(status.st_mode):
+            yield _of_file(target.rstrip("/") + path[below:], real, status, source.keep, source.temporary)
 
 
 def _file(source: Source, target: str) -> Entry:
@@ -116,21 +116,18 @@ def _file(source: Source, target: str) -> Entry:
     real = source.tree.real(source.path)
     if real is None:
         raise BuildError(f"{source.path} vanished while it was copied")
-    return _of_source(source, real, target)
+    return _of_file(target, real, os.lstat(real), source.keep, source.temporary)
 
 
-def _of_source(source: Source, real: str, target: str) -> Entry:
-    return _of_file(target, real, os.lstat(real), source.keep)._replace(temporary=source.temporary)
-
-
-def _of_file(target: str, real: str, status: os.stat_result, keep: bool) -> Entry:
+def _of_file(target: str, real: str, status: os.stat_result, keep: bool, temporary: bool = False) -> Entry:
     """Describe a file as it is, or, without `keep`, as it leaves a context: root's, and with its capabilities only."""
     owner = Owner(status.st_uid, status.st_gid) if keep else ROOT
     names = sorted(os.listxattr(real, follow_symlinks=False))
     kept = [name for name in names if name == "security.capability" or (keep and not _hidden(name))]
     attributes = tuple((name, os.getxattr(real, name, follow_symlinks=False)) for name in kept)
     content = os.readlink(os.fsencode(real)) if stat.S_ISLNK(status.st_mode) else b""
-    return Entry(target, status.st_mode, owner, status.st_mtime_ns, real, content, status.st_rdev, attributes)
+    time, device = status.st_mtime_ns, status.st_rdev
+    return Entry(target, status.st_mode, owner, time, real, content, device, attributes, temporary=temporary)
 
 
 def _hidden(attribute: str) -> bool:
@@ -146,39 +143,76 @@ def _overridden(entry: Entry, owner: Owner | None, mode: int | None) -> Entry:
 
 def digest(entries: Iterable[Entry]) -> str:
     """Hash names, modes, owners and content; times do not count. Return hexadecimal digits."""
-    from hashlib import file_digest, sha256
-
-    total = sha256()
+    total = _Digest()
     for entry in entries:
-        if entry.known:
-            continue
-        content = sha256(entry.content).digest()
-        if stat.S_ISREG(entry.mode) and entry.real:
-            with open(entry.real, "rb") as file:
-                content = file_digest(file, "sha256").digest()
-        facts = (entry.mode, *entry.owner, entry.device if _is_device(entry.mode) else 0, entry.attributes)
-        total.update(repr((os.fsencode(entry.target), facts)).encode() + content)
-    return total.hexdigest()
+        total.add(entry, total.content(entry))
+    return total.hexdigits()
 
 
-def _is_device(mode: int) -> bool:
-    return stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
+class _Digest:
+    """The digest of entries, which are added in their order."""
+
+    def __init__(self) -> None:
+        from hashlib import sha256
+
+        self._new = sha256
+        self._total = sha256()
+
+    def add(self, entry: Entry, content: bytes) -> None:
+        """Add an entry whose content has this hash."""
+        if not entry.known:
+            device = entry.device if stat.S_ISCHR(entry.mode) or stat.S_ISBLK(entry.mode) else 0
+            facts = (entry.mode, *entry.owner, device, entry.attributes)
+            self._total.update(repr((os.fsencode(entry.target), facts)).encode() + content)
+
+    def content(self, entry: Entry, write: Callable[[bytes], object] | None = None) -> bytes:
+        """Hash an entry's content, and hand it to `write` piece by piece, so that a file is read only once."""
+        found = self._new()
+        for piece in _pieces(entry):
+            if write:
+                write(piece)
+            found.update(piece)
+        return found.digest()
+
+    def hexdigits(self) -> str:
+        return self._total.hexdigest()
 
 
-def apply(entries: Iterable[Entry], upper: str) -> None:
-    """Make the entries in the folder `upper`, which is empty and ours alone, so that no link in it leads anywhere."""
+def _pieces(entry: Entry) -> Iterator[bytes]:
+    """Yield the content of a file, or what stands for it."""
+    if not entry.real or not stat.S_ISREG(entry.mode):
+        yield entry.content
+        return
+    fd = os.open(entry.real, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        while piece := os.read(fd, _PIECE):
+            yield piece
+    finally:
+        os.close(fd)
+
+
+def apply(entries: Iterable[Entry], upper: str) -> str:
+    """Make the entries in the folder `upper`, and return their digest, which is taken of what is written.
+
+    The folder is empty and ours alone, so that no link in it leads anywhere.
+    """
     made: list[Entry] = []
+    total = _Digest()
     explain.step(f"copy into {upper}", f"cp -a … {upper}")
     for entry in entries:
-        _make(entry, upper + entry.target)
+        total.add(entry, _make(entry, upper + entry.target, total))
         made.append(entry)
     for entry in reversed(made):
         if entry.time >= 0 and stat.S_ISDIR(entry.mode):
             os.utime(upper + entry.target, ns=(entry.time, entry.time))
+    return total.hexdigits()
 
 
-def _make(entry: Entry, path: str) -> None:
+def _make(entry: Entry, path: str, total: _Digest) -> bytes:
+    """Make one entry, and return the hash of its content."""
     kind = stat.S_IFMT(entry.mode)
+    if kind == stat.S_IFREG and not (entry.temporary and entry.real):
+        return _make_file(entry, path, total)
     if os.path.lexists(path) and not (kind == stat.S_IFDIR and os.path.isdir(path) and not os.path.islink(path)):
         trees.delete(path)
     if kind == stat.S_IFDIR:
@@ -186,29 +220,38 @@ def _make(entry: Entry, path: str) -> None:
             os.mkdir(path)
     elif kind == stat.S_IFLNK:
         os.symlink(entry.content, os.fsencode(path))
-    elif kind == stat.S_IFREG:
-        _make_file(entry, path)
+    elif kind == stat.S_IFREG:  # one that is temporary lends its inode, which keeps hard links together
+        os.link(entry.real, path, follow_symlinks=False)
     else:
         os.mknod(path, entry.mode, entry.device)
-    os.chown(path, *entry.owner, follow_symlinks=False)
-    if kind != stat.S_IFLNK:
-        os.chmod(path, stat.S_IMODE(entry.mode))  # after chown, which takes the set-id bits away
+    _make_alike(entry, path, follow=False)
+    return total.content(entry)
+
+
+def _make_file(entry: Entry, path: str, total: _Digest) -> bytes:
+    """Make a regular file with its content, and return the content's hash."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        fd = os.open(path, flags, 0o600)
+    except FileExistsError:
+        trees.delete(path)
+        fd = os.open(path, flags, 0o600)
+    with open(fd, "wb") as file:
+        content = total.content(entry, file.write)
+        file.flush()  # before it gets its time
+        _make_alike(entry, fd, follow=True)
+    return content
+
+
+def _make_alike(entry: Entry, file: str | int, follow: bool) -> None:
+    """Give a file, by its path or its descriptor, the owner, mode, attributes and time of an entry."""
+    os.chown(file, *entry.owner, follow_symlinks=follow)
+    if not stat.S_ISLNK(entry.mode):
+        os.chmod(file, stat.S_IMODE(entry.mode))  # after chown, which takes the set-id bits away
     for name, value in entry.attributes:
-        os.setxattr(path, name, value, follow_symlinks=False)
-    if entry.time >= 0 and kind != stat.S_IFDIR:
-        os.utime(path, ns=(entry.time, entry.time), follow_symlinks=False)
-
-
-def _make_file(entry: Entry, path: str) -> None:
-    """Make a regular file; one that is temporary lends its inode, which keeps hard links together."""
-    if entry.temporary and entry.real:
-        os.link(entry.real, path, follow_symlinks=False)
-        return
-    if entry.real:
-        trees.copy_content(entry.real, path)
-        return
-    with open(path, "xb") as out:
-        out.write(entry.content)
+        os.setxattr(file, name, value, follow_symlinks=follow)
+    if entry.time >= 0 and not stat.S_ISDIR(entry.mode):
+        os.utime(file, ns=(entry.time, entry.time), follow_symlinks=follow)
 
 
 def find_owner(image: Tree, text: str) -> Owner | None:

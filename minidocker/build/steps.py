@@ -70,7 +70,7 @@ class Step(NamedTuple):
 
 
 class Site(NamedTuple):
-    """Where a step is carried out: the image so far, and what the build lends it."""
+    """Where a step is carried out: the image so far, and what the build lends it. On a `fresh` one all is made anew."""
 
     draft: Draft
     image: Tree
@@ -83,6 +83,7 @@ class Site(NamedTuple):
     output: Callable[[bytes], None]
     container_id: str
     base: str = ""
+    fresh: bool = False
 
 
 def prepare(instruction: Instruction, site: Site) -> Step:
@@ -144,11 +145,14 @@ def _workdir(site: Site, created_by: str) -> Step:
     if path == "/" or site.image.is_directory(path):
         return Step(created_by)
     entries = list(copying.parents(site.image, path, copying.ROOT))
-    return Step(created_by, (), lambda: _made(site, entries))
+    return Step(created_by, (), lambda: _made(site, entries)[0])
 
 
 def _copy(instruction: Copy | Add, site: Site, shell: str) -> Step:
-    """COPY and ADD: find the files, plan, and let the plan's digest be what the step is."""
+    """COPY and ADD: find the files, plan, and let the plan's digest be what the step is.
+
+    Where the layer is made in any case, it is made at once, so that the files are read only once.
+    """
     keyword = instruction.line.keyword
     destination = os.path.normpath(os.path.join("/", site.draft.workdir, instruction.sources.destination))
     destination = "/" + destination.lstrip("/")
@@ -159,11 +163,21 @@ def _copy(instruction: Copy | Add, site: Site, shell: str) -> Step:
     found, archives = _find(instruction, site, keyword)
     files = copying.plan(found, site.image, destination, owner, mode, several=len(found) + len(archives) > 1)
     packed = copying.plan(archives, site.image, "/archive/", owner, mode)
-    digest = copying.digest([*files, *packed]) if archives else copying.digest(files)
+    early: Made | None = None
+    if site.fresh and not archives:
+        early, digest = _made(site, files)
+    else:
+        digest = copying.digest([*files, *packed])
 
     def make() -> Made:
+        if early:
+            return early
         unpacked = [_unpack(archive, site) for archive in archives]
-        return _made(site, files + copying.plan(unpacked, site.image, destination, owner, mode, several=False))
+        more = copying.plan(unpacked, site.image, destination, owner, mode, several=False)
+        made, found = _made(site, files + more)
+        if not archives and found != digest:  # else the cache would know it as what it is not
+            raise BuildError(f"{keyword} failed: its files were changed while they were copied: build again")
+        return made
 
     kind = "multi" if len(found) + len(archives) > 1 else "dir" if found and _is_folder(found[0]) else "file"
     flags = f"--chown={instruction.chown} " if instruction.chown else ""
@@ -209,12 +223,12 @@ def _unpack(archive: Source, site: Site) -> Source:
     return Source(archive.name, Tree((folder,)), keep=True, temporary=True)
 
 
-def _made(site: Site, entries: list[copying.Entry]) -> Made:
-    """Make a layer's folder of the entries. Its own owner and mode are those of the image's root."""
+def _made(site: Site, entries: list[copying.Entry]) -> tuple[Made, str]:
+    """Make a layer's folder of the entries, as the root of the image is; return their digest, too."""
     upper = site.workspace.new()
     root = site.image.status("/")
     if root is not None:
         os.chown(upper, root.st_uid, root.st_gid)
         os.chmod(upper, stat.S_IMODE(root.st_mode))
-    copying.apply(entries, upper)
-    return Made(upper, lambda: None)
+    digest = copying.apply(entries, upper)
+    return Made(upper, lambda: None), digest

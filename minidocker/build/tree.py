@@ -51,19 +51,19 @@ class Tree(NamedTuple):
 
     def names(self, path: str) -> list[str]:
         """Return the sorted names in the directory `path`."""
-        return [os.path.basename(child) for child, _ in self._children(path.rstrip("/"), self._merged(path))]
+        return [os.path.basename(child) for child, _, _ in self._children(path.rstrip("/"), self._merged(path))]
 
-    def walk(self, path: str) -> Iterator[tuple[str, str]]:
-        """Yield all that is below the directory `path`, parents before their children: its path, and where it lies.
+    def walk(self, path: str) -> Iterator[tuple[str, str, os.stat_result]]:
+        """Yield all below the directory `path`, parents before their children: its path, where it lies, its status.
 
         Links are not followed.
         """
         yield from self._walk(path.rstrip("/"), self._merged(path))
 
-    def _walk(self, base: str, folders: Sequence[str]) -> Iterator[tuple[str, str]]:
-        for path, found in self._children(base, folders):
-            yield path, found[0]
-            if stat.S_ISDIR(os.lstat(found[0]).st_mode):
+    def _walk(self, base: str, folders: Sequence[str]) -> Iterator[tuple[str, str, os.stat_result]]:
+        for path, found, status in self._children(base, folders):
+            yield path, found[0], status
+            if stat.S_ISDIR(status.st_mode):
                 yield from self._walk(path, found)
 
     def _merged(self, path: str) -> Sequence[str]:
@@ -73,12 +73,22 @@ class Tree(NamedTuple):
             folders = overlay.merged(folders, part) if part else folders
         return folders
 
-    def _children(self, base: str, folders: Sequence[str]) -> Iterator[tuple[str, Sequence[str]]]:
-        """Yield what is in a merged directory, sorted by name: the path, and the file or folders that it stands for."""
+    def _children(self, base: str, folders: Sequence[str]) -> Iterator[tuple[str, Sequence[str], os.stat_result]]:
+        """Yield what is in a merged directory, sorted by name: the path, the file or folders it stands for, the status.
+
+        Where only one layer has the directory there is nothing to merge, and one lstat(2) for each file is enough.
+        """
+        alone = len(folders) == 1
         for name in sorted({name for folder in folders for name in os.listdir(folder)}):
-            found = overlay.merged(folders, name)
-            if found and self._visible(f"{base[1:]}/{name}" if base else name):
-                yield f"{base}/{name}", found
+            found = [f"{folders[0]}/{name}"] if alone else overlay.merged(folders, name)
+            if not found or not self._visible(f"{base[1:]}/{name}" if base else name):
+                continue
+            try:
+                status = os.lstat(found[0])
+            except FileNotFoundError:  # deleted since the folder was listed
+                continue
+            if not overlay.is_whiteout(status):
+                yield f"{base}/{name}", found, status
 
     def resolve(self, path: str) -> str:
         """Follow every symbolic link in `path`, also the last; what does not exist stays as it is.

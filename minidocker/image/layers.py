@@ -53,20 +53,23 @@ def write_layer(layout: Layout, upper: str) -> Layer:
 
 def compress(layout: Layout, produce: Callable[[Write], int]) -> Layer:
     """Store what `produce` writes, an archive, as a gzip blob; `produce` returns the size of the files in it."""
+    from concurrent.futures import ThreadPoolExecutor
     from hashlib import sha256
 
     from isal import isal_zlib
 
     digest = sha256()
     squeeze = isal_zlib.compressobj(_GZIP_LEVEL, wbits=31)  # isal's gzip header has no time in it
-    with layout.writer() as blob:
+    with layout.writer() as blob, ThreadPoolExecutor(1) as beside:
         waiting = bytearray()
 
         def take(size: int) -> None:
-            piece = bytes(waiting[:size])
+            with memoryview(waiting) as view:
+                piece = bytes(view[:size])
             del waiting[:size]
+            compressing = beside.submit(squeeze.compress, piece)  # by another core than hashes it
             digest.update(piece)
-            blob.write(squeeze.compress(piece))
+            blob.write(compressing.result())
 
         def write(data: bytes) -> None:
             waiting.extend(data)

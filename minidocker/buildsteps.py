@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from minidocker import engine as stories
 from minidocker.build import builder
@@ -13,9 +13,21 @@ from minidocker.image.catalog import short_id
 from minidocker.image.store import Image
 from minidocker.progress import Progress
 
+if TYPE_CHECKING:
+    from minidocker.container.spec import Spec
 
-def build(engine: Engine, context: str, options: BuildOptions, out: Callable[[str], None]) -> str:
-    """Build an image; return its id. See `minidocker.build.builder.build`."""
+
+def build(
+    engine: Engine,
+    context: str,
+    options: BuildOptions,
+    out: Callable[[str], None],
+    limited: "Callable[[Spec], Spec]" = lambda spec: spec,
+) -> str:
+    """Build an image; return its id. See `minidocker.build.builder.build`.
+
+    `limited` may set limits for the container of each RUN.
+    """
 
     def tell(news: Progress) -> None:
         if not news.total:  # what counts bytes is for a line that is redrawn
@@ -28,7 +40,7 @@ def build(engine: Engine, context: str, options: BuildOptions, out: Callable[[st
             return engine.images.get(name)
         return stories.pull(engine, name, platform, tell).image
 
-    return builder.build(engine.images, context, options, out, lambda step: run_step(engine, step), resolve)
+    return builder.build(engine.images, context, options, out, lambda step: run_step(engine, step, limited), resolve)
 
 
 class StepResult(NamedTuple):
@@ -39,7 +51,7 @@ class StepResult(NamedTuple):
     discard: Callable[[], None]
 
 
-def run_step(engine: Engine, step: RunStep) -> StepResult:
+def run_step(engine: Engine, step: RunStep, limited: "Callable[[Spec], Spec]") -> StepResult:
     """Run one command in a container of its own, as `run` would; interrupted, the container goes at once."""
     from minidocker import storage  # a build that is cached needs none of these
     from minidocker.assemble import DEFAULT_PATH, kept_capabilities, user_namespace
@@ -48,7 +60,7 @@ def run_step(engine: Engine, step: RunStep) -> StepResult:
     from minidocker.container.spec import Mount, Spec
     from minidocker.linux import trees
 
-    spec = Spec(
+    plain = Spec(
         args=step.args,
         env=merge_env((DEFAULT_PATH, f"HOSTNAME={step.container_id[:12]}"), step.env),
         user=step.user,
@@ -61,6 +73,7 @@ def run_step(engine: Engine, step: RunStep) -> StepResult:
         capabilities=kept_capabilities(RunOptions()),
         userns=user_namespace(RunOptions(network=step.network)),
     )
+    spec = limited(plain)
     with contextlib.ExitStack() as on_failure:
         on_failure.callback(discard, engine, step.container_id)
         with engine.containers.making("", short_id(step.image), step.image, spec, step.container_id) as container:

@@ -15,11 +15,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from minidocker.build import dockerfile as dockerfiles
 from minidocker.build.filesteps import Add, Copy, Run
+from minidocker.container.spec import Limits, Spec, Ulimit
 from minidocker.course.calls import Trouble
 from minidocker.errors import BuildError, MinidockerError
 
@@ -223,7 +224,6 @@ def _end(client: Any) -> None:
 def _try(client: Any, context: str) -> dict[str, Any]:
     """Carry out the whole trial; stop at the first thing that does not work."""
     found: dict[str, Any] = {}
-    _limit()
     try:
         first = _build(client, context, found)
         base = client.images.get(BASE).attrs
@@ -244,14 +244,10 @@ def _try(client: Any, context: str) -> dict[str, Any]:
     return found
 
 
-def _limit() -> None:
-    """Have every RUN of this process limited. Only root can be sure of control groups; others' checks are their own."""
-    from minidocker import buildsteps
-    from minidocker.container.spec import Limits, Spec, Ulimit
-
+def _limited(spec: Spec) -> Spec:
+    """Have a RUN limited. Only root can be sure of control groups; others' checks are their own."""
     limits = Limits(_MEMORY, 1.0, _PIDS) if is_root() else Limits()
-    limited: Callable[..., Spec] = functools.partial(Spec, limits=limits, ulimits=(Ulimit("fsize", _FILE, _FILE),))
-    vars(buildsteps)["Spec"] = limited
+    return spec._replace(limits=limits, ulimits=(Ulimit("fsize", _FILE, _FILE),))
 
 
 def is_root() -> bool:
@@ -262,7 +258,7 @@ def is_root() -> bool:
 
 def _build(client: Any, context: str, found: dict[str, Any]) -> Any:
     """Build the context as it is now; keep what the first build has printed. Raises: BuildError, also for a flood."""
-    from minidocker import engine as stories
+    from minidocker import buildsteps
     from minidocker.build.builder import BuildOptions
 
     printed = io.StringIO()
@@ -274,7 +270,7 @@ def _build(client: Any, context: str, found: dict[str, Any]) -> Any:
 
     with open(f"{context}/Dockerfile", encoding="utf-8", errors="surrogateescape") as file:
         options = BuildOptions(file.read(), f"{context}/Dockerfile", tags=("web",), network="none")
-    stories.build(client.engine, context, options, take)
+    buildsteps.build(client.engine, context, options, take, _limited)
     found.setdefault("log", printed.getvalue())
     return client.images.get("web")
 

@@ -465,8 +465,10 @@ def test_a_record_of_which_the_machines_end_left_nothing_is_none(containers: Con
     assert containers.list() == []
     assert containers.damaged([]) == []
     assert containers.create("web", "image", "sha256:0", FULL).name == "web"
+    os.symlink("f" * 64, f"{containers.names.links}/killed")
     containers.delete_unfinished()
     assert container.id not in containers.ids()
+    assert os.listdir(containers.names.links) == ["web"]
 
 
 def test_a_name_is_taken_while_its_container_is_made(containers: Containers) -> None:

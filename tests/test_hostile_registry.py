@@ -397,6 +397,21 @@ def test_an_image_cannot_poison_what_others_are_built_on(store: ImageStore) -> N
     assert add_image(store, "other").id != fetched.image.id
 
 
+@ROOT
+def test_a_layer_that_is_unpacked_already_waits_for_its_blob(store: ImageStore) -> None:
+    _, diff_id = add_layer(store, tar(member("good", b"1")))
+    answer = serving(configured(whole({}, rootfs={"type": "layers", "diff_ids": [diff_id]})))
+
+    def late(asked: Asked) -> Answer:
+        time.sleep(0.3 if "/blobs/" in asked.path else 0)
+        return answer(asked)
+
+    with loopback(late) as web:
+        image = pull(store, web.host).image
+    for layer in store.manifest(image).layers:
+        assert store.layout.has_blob(layer.digest, layer.size)
+
+
 # Fuzzing
 
 

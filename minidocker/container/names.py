@@ -104,3 +104,9 @@ class Names:
         with contextlib.suppress(FileNotFoundError):
             if container_id in ("", os.readlink(f"{self.links}/{name}")):
                 os.unlink(f"{self.links}/{name}")
+
+    def drop_unowned(self) -> None:
+        """Have no name lead to what is gone; while `locked`."""
+        for name in os.listdir(self.links):
+            if not self.owner(name):
+                self.drop(name)

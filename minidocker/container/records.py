@@ -159,6 +159,7 @@ class Containers:
                 folder = self.path(container_id)
                 if not self.is_recorded(container_id) and not is_locked(f"{folder}/lock"):
                     trees.delete(folder)
+            self.names.drop_unowned()
 
     def _write_record(self, container: Container) -> None:
         """Write a container down; who removes itself at its end need not outlast the machine's."""

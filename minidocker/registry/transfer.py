@@ -189,10 +189,12 @@ class _Pull(NamedTuple):
         if arriving.begun():
             try:
                 self.store.unpack(layer.digest, diff_id, report, arriving)
-                report(Progress(short_id(layer.digest), "Extracting", layer.size, layer.size))
-                return
             except (UnsafeLayer, DigestMismatch):
                 pass  # a download that began anew, or one that fails: it says itself why, or this is said again
+            else:
+                arriving.wait()  # where the layer was unpacked already, its blob may still be on its way
+                report(Progress(short_id(layer.digest), "Extracting", layer.size, layer.size))
+                return
         arriving.wait()
         self.store.unpack(layer.digest, diff_id, self.report)
 

@@ -42,11 +42,11 @@ def facts(minidocker: Minidocker, name: str) -> tuple[int, str]:
 @pytest.mark.root
 def test_container_root_is_nobody_on_the_host(minidocker: Minidocker, busybox_image: str) -> None:
     minidocker.ok("run", "-d", "--name", "mapped", "--userns", "remap", "busybox", "sleep", "99")
-    own = remap.ranges()
     pid, upper = facts(minidocker, "mapped")
     with open(f"/proc/{pid}/uid_map") as file:
-        assert tuple(map(int, file.read().split())) == own.uids
-    assert os.stat(f"/proc/{pid}").st_uid == own.uids.outside
+        inside, outside, count = map(int, file.read().split())
+    assert (inside, count) == (0, remap.ranges().uids.length)
+    assert os.stat(f"/proc/{pid}").st_uid == outside >= 65536
     assert minidocker.ok("exec", "mapped", "id", "-u") == "0"
     assert minidocker.ok("exec", "mapped", "stat", "-c", "%u:%g", "/bin", "/etc/hosts").split() == ["0:0", "0:0"]
     minidocker.ok(
@@ -113,7 +113,7 @@ def test_volumes_are_shared_and_the_hosts_files_are_safe(
     script = "echo a > /etc/a; echo b > /open/b; ls /closed || echo shut; ls /etc/hostname"
     done = minidocker("run", "--rm", "--userns", "remap", *binds, "busybox", "sh", "-c", script)
     assert done.stdout == "shut\n/etc/hostname\n", done.stderr
-    assert os.stat(f"{tmp_path}/open/b").st_uid == remap.ranges().uids.outside
+    assert os.stat(f"{tmp_path}/open/b").st_uid >= 65536
     plain = minidocker.ok("run", "--rm", "-v", "kept:/kept", "busybox", "stat", "-c", "%u", "/kept/a", "/kept/passwd")
     assert plain.split() == ["0", "0"]
     shadow = minidocker("run", "--rm", "--userns", "remap", "-v", "/etc/shadow:/shadow", "busybox", "cat", "/shadow")

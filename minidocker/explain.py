@@ -3,9 +3,8 @@
 Whoever carries out a step calls `step` just before it. By default nobody listens and it costs one comparison.
 """
 
-TYPE_CHECKING = (
-    False  # as in `typing`, whose import a command's first steps do without: docs/decisions/0002-start-up.md
-)
+# As in `typing`, whose import a command's first steps do without: docs/decisions/0002-start-up.md.
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -34,30 +34,11 @@ def together(names: Sequence[str], act: Callable[[str], str]) -> int:
     """
     if len(names) < 2:
         return each(names, lambda name: _say(act(name)))
-    from threading import BoundedSemaphore, Thread
+    from concurrent.futures import ThreadPoolExecutor
 
-    room = BoundedSemaphore(_AT_ONCE)
-    outcomes: dict[int, str | Exception] = {}
-
-    def work(number: int) -> None:
-        with room:
-            try:
-                outcomes[number] = act(names[number])
-            except Exception as error:  # noqa: BLE001, it is raised where its turn is
-                outcomes[number] = error
-
-    threads = [Thread(target=work, args=(number,), daemon=True) for number in range(len(names))]
-    for thread in threads:
-        thread.start()
-
-    def outcome(number: str) -> None:
-        threads[int(number)].join()
-        found = outcomes[int(number)]
-        if isinstance(found, Exception):
-            raise found
-        _say(found)
-
-    return each(map(str, range(len(names))), outcome)
+    pool = ThreadPoolExecutor(_AT_ONCE)
+    begun = iter([pool.submit(act, name) for name in names])
+    return each(names, lambda _name: _say(next(begun).result()))
 
 
 def _say(text: str) -> None:

@@ -4,8 +4,9 @@ One shim a container (and one an `exec`). It makes the process, holds its termin
 those who attach, waits, writes down how it ended, and undoes what was set up. There is no daemon: a command may be
 killed without hurting a container, and a shim's death ends only its own.
 
-It is started as a fresh interpreter with few imports (`python -I -S`), so that starting from a threaded process is
-safe and a hundred of them cost little. Its standard input is a socket to the engine: see `minidocker.container.stream`.
+It is forked by a server, a fresh interpreter with few imports (`python -I -S`; see `minidocker.container.shims`): so
+starting from a threaded process is safe and a hundred of them cost little. It speaks with the engine by a socket: see
+`minidocker.container.stream`.
 """
 
 import contextlib
